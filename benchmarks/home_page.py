@@ -25,7 +25,7 @@ from ml_platform.console.site.server import site_app
 from ml_platform.data.canonical import value_digest
 from ml_platform.monitoring.drift_history import record_drift
 from ml_platform.monitoring.drift_report import ColumnDrift, DriftReport
-from ml_platform.monitoring.performance import Period
+from ml_platform.monitoring.performance import ExpectedInterval, Period
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
@@ -163,6 +163,11 @@ def _period(day: date, version: int, loss: float) -> Period:
         mean_score=0.3,
         base_rate=0.31,
         metrics={"auc": 0.78, "log_loss": loss},
+        intervals={"log_loss": ExpectedInterval(value=loss, low=loss - 0.01, high=loss + 0.01)},
+        estimates={
+            "auc": ExpectedInterval(value=0.78, low=0.76, high=0.8),
+            "log_loss": ExpectedInterval(value=0.44, low=0.42, high=0.46),
+        },
         has_expectation=True,
         shortfalls={},
         regressed_metrics=[],

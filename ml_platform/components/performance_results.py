@@ -83,9 +83,10 @@ def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckRes
 
 
 def _estimate_metadata(report: PerformanceReport, not_estimated: str) -> dict[str, Any]:
-    newest, records = report.periods[-1], track_records(report.periods)
-    if not records:
+    estimated, records = [each for each in report.periods if each.estimates], track_records(report.periods)
+    if not estimated:
         return {"not_estimated": not_estimated} if not_estimated else {}
+    newest = estimated[-1]
     return {
         "estimated_period": f"{newest.start:%Y-%m-%d}",
         **{f"estimated_{name}": each.value for name, each in newest.estimates.items()},
@@ -145,10 +146,11 @@ def _comparison(latest: Period) -> str:
         return f"Not evaluated: no evaluation of {where} is on record."
     text = f"Not worse than the evaluation: {where}."
     if latest.regressed_metrics:
-        text = f"Worse than the evaluation: {where}: " + ", ".join(
+        worse = ", ".join(
             f"{name} is {latest.metrics[name]:.3f}, which is {latest.shortfalls[name]:.3f} worse"
             for name in latest.regressed_metrics
         )
+        text = f"Worse than the evaluation: {where}: {worse}."
     if latest.doubts:
         shown = {"marked": "The labels leave doubts", "corrected": "Corrected for its labels"}
         text += f" {shown[latest.label_state]}: " + " ".join(each.text for each in latest.doubts)

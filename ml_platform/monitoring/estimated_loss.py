@@ -16,7 +16,7 @@ SMALLEST_P_VALUE = 1e-24
 def estimated_loss(
     periods: Sequence[Period], *, version: int, metric: str, promised: float, tolerance: float
 ) -> LossEvidence | None:
-    """Return the evidence that the estimated ``metric`` of the latest period of ``version`` is worse than promised.
+    """Return the evidence that the ``metric`` of the latest estimated period of ``version`` is worse than promised.
 
     None when the realised metric of that period is there, or when nothing is estimated. Without a reliable track record
     of the estimates the evidence has no day, and its note says why.
@@ -24,8 +24,8 @@ def estimated_loss(
     The evidence is an e-value from the p-value p of one look, 1 / (2 sqrt(p)) (Vovk and Wang 2021, E-values:
     calibration, combination and applications). A window is decided once, so there is one look for each window.
     """
-    own = [each for each in periods if each.version == str(version)]
-    if not own or _is_realised(own[-1]) or metric not in own[-1].estimates:
+    own = [each for each in periods if each.version == str(version) and metric in each.estimates]
+    if not own or _is_realised(own[-1]):
         return None
     latest, record = own[-1], track_record(periods, metric)
     estimate = latest.estimates[metric]

@@ -92,7 +92,7 @@ class Estimator(BaseModel):
                 continue
             half_width = quantile * reference.error * float(np.sqrt(1 + ratio))
             moved = reference.realised + value - reference.expected
-            lowest, highest = _range(name, self.method)
+            lowest, highest = _range(name, self)
             low, middle, high = np.clip([moved - half_width, moved, moved + half_width], lowest, highest).tolist()
             found[name] = ExpectedInterval(value=middle, low=low, high=high)
         return found
@@ -246,7 +246,9 @@ def _some(losses: Mapping[str, Array], rows: Rows) -> dict[str, Array]:
     return {name: each[rows] for name, each in losses.items()}
 
 
-def _range(metric: str, method: str) -> tuple[float, float]:
-    if metric == BASE_RATE and method == "DLE":
+def _range(metric: str, estimator: Estimator) -> tuple[float, float]:
+    if metric == BASE_RATE and estimator.method == "DLE":
         return -np.inf, np.inf
-    return 0.0, np.inf if metric in UNBOUNDED else 1.0 + (metric == "brier")
+    # The Brier score of several classes is a sum over them.
+    largest = 2.0 if metric == "brier" and estimator.outputs else 1.0
+    return 0.0, np.inf if metric in UNBOUNDED else largest

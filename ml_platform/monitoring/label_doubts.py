@@ -26,6 +26,9 @@ SCORE_SHIFT = 0.05
 EXPLAINED_SHARE = 0.5
 """Share of a gap of the base rate that the missing labels must be able to explain."""
 
+MINIMUM_DUE = 100
+"""Due predictions below which missing labels are no finding."""
+
 DEVIATIONS = 3.0
 """Standard errors that a difference must exceed."""
 
@@ -55,10 +58,11 @@ def maturity_doubt(maturity: float, minimum: float, pending: int) -> Doubt | Non
 def missing_doubts(rows: pl.DataFrame, usual_coverage: float | None) -> list[Doubt]:
     """Return the doubts about ``rows``, predictions whose labels are due (``score``, ``outcome``; null: missing).
 
-    ``usual_coverage`` is the share of examples that get a label at all; None expects a label of each.
+    ``usual_coverage`` is the share of examples that get a label at all; None expects a label of each. Below 100 rows
+    there is none.
     """
     known = rows[OUTCOME].is_not_null().to_numpy()
-    if not known.any():
+    if len(known) < MINIMUM_DUE or not known.any():
         return []
     found = []
     usual = 1.0 if usual_coverage is None else usual_coverage

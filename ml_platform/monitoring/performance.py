@@ -42,7 +42,11 @@ class PerformanceSettings(Settings):
     """Settings of the comparison of served versions with their evaluation."""
 
     period: str = Field(default="1mo", pattern=r"^\d+(d|w|mo)$", description="Length of a period: 1d, 1w, 1mo, …")
-    minimum_labels: int = Field(default=500, ge=2, description="Known labels that a period needs to be evaluated.")
+    minimum_labels: int = Field(
+        default=500,
+        ge=2,
+        description="Known labels that a period needs to be evaluated, and predictions to be estimated.",
+    )
     minimum_days: int = Field(
         default=7,
         ge=1,
@@ -316,11 +320,20 @@ def measure_period(
         label_state=state,
         doubts=doubts,
         intervals=dict(knowledge.intervals(labelled)) if evaluated and knowledge.intervals else {},
-        estimates=dict(knowledge.estimate(rows)) if knowledge.estimate else {},
+        estimates=_estimates(rows, settings, knowledge),
         has_expectation=False,
         shortfalls={},
         regressed_metrics=[],
     )
+
+
+def _estimates(
+    rows: pl.DataFrame, settings: PerformanceSettings, knowledge: LabelKnowledge
+) -> dict[str, ExpectedInterval]:
+    """Return the estimates of as many predictions as a period needs labels; fewer have intervals that say nothing."""
+    if knowledge.estimate is None or rows.height < settings.minimum_labels:
+        return {}
+    return dict(knowledge.estimate(rows))
 
 
 _STATES: Mapping[str, LabelState] = {"mark": "marked", "correct": "corrected", "withhold": "withheld"}

@@ -116,7 +116,10 @@ def not_estimated(model: BoundModel) -> str:
             f"Not applicable to the task {model.declared.task.name}: its score is no probability, and its rows count "
             "by group."
         )
-    return "The version has no promotion on record whose evaluation rows are stored, or fewer than 200 of them."
+    return (
+        "No version has a promotion on record of which 200 evaluation rows are stored, and a period with as many "
+        "predictions as monitors.performance.minimum_labels."
+    )
 
 
 def estimated_metrics(model: BoundModel, fitted: Estimator, rows: pl.DataFrame) -> ExpectedMetrics:

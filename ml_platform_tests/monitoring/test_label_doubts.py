@@ -158,6 +158,16 @@ def test_no_label_at_all_is_left_to_the_counts() -> None:
     assert missing_doubts(rows, 0.9) == []
 
 
+def test_few_predictions_are_not_estimated() -> None:
+    found = [report_of(predicted().head(rows)).periods[0].estimates for rows in (499, 500)]
+    assert [sorted(each) for each in found] == [[], ["base_rate"]]
+
+
+def test_few_due_predictions_are_no_finding() -> None:
+    rows = without(predicted(), pl.col("score") > 0.3, 1.0)
+    assert [bool(missing_doubts(rows.head(count), 0.9)) for count in (99, 1000)] == [False, True]
+
+
 @pytest.mark.parametrize("share", [0.01, 0.02])
 def test_few_missing_labels_are_no_doubt(share: float) -> None:
     assert missing_doubts(without(predicted(), pl.lit(True), share), 1.0) == []

@@ -15,21 +15,24 @@ WIDTH, HEIGHT, MARGIN, SQUARE = 320, 96, 6, 240
 LABEL_WIDTH = 34
 """Room at the right edge for the smallest and the largest value."""
 
+ESTIMATE_SHIFT = 4
+"""Distance of an estimate from the realised value of its period."""
+
 HEAT_STEPS = 5
 """Number of colours of a heat map."""
 
 
 def quality_chart(series: QualitySeries) -> Markup:
-    """Return the promised values as a line over the band of their intervals, and the realised ones as dots.
+    """Return the promised values as a line over the band of their intervals, and estimated and realised ones as dots.
 
-    Both share the vertical axis. Their horizontal places are independent: the first value of each is at the left edge,
-    the last one at the right edge.
+    All share the vertical axis. The horizontal places of promised values are their own: the first value is at the left
+    edge, the last one at the right edge, and so are the first and the last period of the others.
     """
-    bounds = [value for each in (*series.promised, *series.realised) for value in _extent(each)]
+    bounds = [value for each in (*series.promised, *series.estimated, *series.realised) for value in _extent(each)]
     if not bounds:
         return Markup("")
     low, high = min(bounds), max(bounds)
-    promised, realised = _places(series.promised, low, high), _places(series.realised, low, high)
+    promised = _places(series.promised, low, high)
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} over time">').format(
             WIDTH, HEIGHT, series.metric
@@ -46,8 +49,15 @@ def quality_chart(series: QualitySeries) -> Markup:
             bar = (_height(_upper(each), low, high), _height(_lower(each), low, high))
             parts.append(Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.1f}" y2="{2:.1f}"/>').format(x, *bar))
         parts.append(_dot("promised", x, y, f"{each.label}: {_text(each)}"))
-    for (x, y), each in zip(realised, series.realised, strict=True):
-        parts.append(_dot("realised", x, y, f"{each.label}, realised: {_text(each)}"))
+    for kind, points in (("estimated", series.estimated), ("realised", series.realised)):
+        for x, y, each in _places_by_period(points, series, low, high):
+            if each.low is not None:
+                bar = (_height(_upper(each), low, high), _height(_lower(each), low, high))
+                line = Markup('<line class="of-{0}" x1="{1:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{3:.1f}"/>')
+                parts.append(line.format(kind, x, *bar))
+            doubts = ", labels with doubts" if each.is_doubtful else ""
+            name = f"{kind} doubtful" if each.is_doubtful else kind
+            parts.append(_dot(name, x, y, f"{each.label}, {kind}: {_text(each)}{doubts}"))
     for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
         parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
     return Markup("").join([*parts, Markup("</svg>")])
@@ -101,6 +111,19 @@ def _places(points: Sequence[QualityPoint], low: float, high: float) -> list[tup
         return [((WIDTH - LABEL_WIDTH) / 2, _height(points[0].value, low, high))]
     step = (WIDTH - LABEL_WIDTH - 2 * MARGIN) / max(1, len(points) - 1)
     return [(MARGIN + step * at, _height(each.value, low, high)) for at, each in enumerate(points)]
+
+
+def _places_by_period(
+    points: Sequence[QualityPoint], series: QualitySeries, low: float, high: float
+) -> list[tuple[float, float, QualityPoint]]:
+    """Return the place of each point by the position of its period; estimates stand a little left of it."""
+    labels = list(series.periods or [each.label for each in series.realised])
+    step = (WIDTH - LABEL_WIDTH - 2 * MARGIN) / max(1, len(labels) - 1)
+    shift = -ESTIMATE_SHIFT if points is series.estimated else 0.0
+    places = {label: MARGIN + step * at for at, label in enumerate(labels)}
+    if len(labels) == 1:
+        places = {labels[0]: (WIDTH - LABEL_WIDTH) / 2}
+    return [(places[each.label] + shift, _height(each.value, low, high), each) for each in points]
 
 
 def _height(value: float, low: float, high: float) -> float:

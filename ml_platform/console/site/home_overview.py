@@ -153,6 +153,9 @@ def _attention_texts(model: ModelOverview) -> list[str]:
     texts = []
     if model.drift and model.drift[-1].decision == "alert":
         texts.append(f"drift on {model.drift[-1].partition}. {model.drift[-1].reason}")
+    if (doubtful := model.doubtful) is not None:
+        doubts = " ".join(each.text for each in doubtful.doubts)
+        texts.append(f"labels are missing in the period from {doubtful.start:%Y-%m-%d}. {doubts}")
     if model.retraining and model.retraining[0].state == "stopped":
         texts.append(f"retraining on {model.retraining[0].window}. {model.retraining[0].training}")
     if model.rollout is not None and model.rollout.outcome == "rolled_back":

@@ -10,10 +10,11 @@ from datetime import datetime
 from itertools import islice
 
 from ml_platform.monitoring.drift_history import DriftSummary, drift_history
-from ml_platform.monitoring.performance import Period
+from ml_platform.monitoring.performance import ExpectedInterval, PerformanceReport, Period
 from ml_platform.monitoring.performance_periods import last_periods
 from ml_platform.monitoring.retraining_records import RESUMED_KIND, RecordedDecision
 from ml_platform.monitoring.retraining_records import last_decisions as last_retraining_decisions
+from ml_platform.monitoring.track_record import TrackRecord, track_record
 from ml_platform.registry.approvals import APPROVAL_KIND, DECISION_KEY
 from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import (
@@ -49,21 +50,41 @@ class DeclaredModel:
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """A metric of a partition or period: its value and, if known, the bounds of its 95 % interval."""
+    """A metric of a partition or period: its value and, if known, the bounds of its 95 % interval.
+
+    ``is_doubtful`` says that labels of the period may mislead.
+    """
 
     label: str
     value: float
     low: float | None = None
     high: float | None = None
+    is_doubtful: bool = False
 
 
 @dataclass(frozen=True)
 class QualitySeries:
-    """One metric over time: ``promised`` by the evaluations of candidates, ``realised`` by the logged predictions."""
+    """One metric over time: ``promised`` by the evaluations of candidates, ``realised`` by the logged predictions.
+
+    ``estimated`` are the values that were expected of the predictions without labels, and ``record`` says how earlier
+    estimates did. ``periods`` are the labels of the realised and estimated points in order of time; empty: those of
+    the realised ones.
+    """
 
     metric: str
     promised: Sequence[QualityPoint]
     realised: Sequence[QualityPoint]
+    estimated: Sequence[QualityPoint] = ()
+    record: TrackRecord | None = None
+    periods: Sequence[str] = ()
+
+    @property
+    def awaited(self) -> QualityPoint | None:
+        """The estimate of the latest period while nothing is realised in it, else None."""
+        last = self.estimated[-1] if self.estimated else None
+        if last is None or (self.realised and self.realised[-1].label == last.label):
+            return None
+        return last
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,12 @@ class ModelOverview:
     rollout: Rollout | None
     decisions: Sequence[Decision] = field(default=())
     retraining: Sequence[RecordedDecision] = field(default=())
+    periods: Sequence[Period] = field(default=())
+
+    @property
+    def doubtful(self) -> Period | None:
+        """The latest period with labels, if labels of it that are due are missing; else None."""
+        return PerformanceReport(periods=list(self.periods)).latest_doubtful
 
     @property
     def name(self) -> str:
@@ -128,6 +155,7 @@ def model_overview(
         rollout=read_rollout(state, name),
         decisions=last_decisions(audit, decisions, name) if decisions else (),
         retraining=last_retraining_decisions(state, name, max(decisions, 1)),
+        periods=periods,
     )
 
 
@@ -149,14 +177,29 @@ def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period])
         QualitySeries(
             metric=name,
             promised=[promised_point(each, name) for each in judged if name in each.metrics],
-            realised=[
-                QualityPoint(f"{each.start:%Y-%m-%d}, version {each.version}", each.metrics[name])
-                for each in periods
-                if name in each.metrics
+            realised=[_realised_point(each, name) for each in periods if name in each.metrics],
+            estimated=[
+                _interval_point(_label(each), each.estimates[name]) for each in periods if name in each.estimates
             ],
+            record=track_record(periods, name) if any(name in each.estimates for each in periods) else None,
+            periods=[_label(each) for each in periods],
         )
         for name in names
     ]
+
+
+def _label(period: Period) -> str:
+    return f"{period.start:%Y-%m-%d}, version {period.version}"
+
+
+def _interval_point(label: str, interval: ExpectedInterval) -> QualityPoint:
+    return QualityPoint(label, interval.value, interval.low, interval.high)
+
+
+def _realised_point(period: Period, metric: str) -> QualityPoint:
+    interval = period.intervals.get(metric)
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return QualityPoint(_label(period), period.metrics[metric], low, high, is_doubtful=bool(period.doubts))
 
 
 def promised_point(judged: JudgedPartition, metric: str) -> QualityPoint:

@@ -104,8 +104,9 @@ class ModelMonth:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the outcomes of a period of the version in service were known, and no metric is worse."""
-        return any(self._is_of_champion(each) for each in self.realised) and not self.regressed
+        """Whether outcomes of a period of the version in service were known without doubt, and no metric is worse."""
+        certain = [each for each in self.realised if not each.doubts]
+        return any(self._is_of_champion(each) for each in certain) and not self.regressed
 
     def _is_of_champion(self, period: Period) -> bool:
         return self.champion is not None and period.version == str(self.champion.version)

@@ -28,8 +28,10 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import CHAMPION_KIND, PROMOTE
 from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.state.cursors import write_cursor
+from ml_platform.state.schema import performance_periods
 from ml_platform.steps.retraining import RetrainingError, evidence_of, resume_training
 from ml_platform_tests.components.delivery_model import delivery_model
+from ml_platform_tests.monitoring.test_track_record import period
 from resources.decision_events import report_decisions
 from resources.home import Home
 from resources.lake import LakeResource
@@ -81,13 +83,13 @@ class Automated:
         self.instance.report_run_failed(run)
         return run
 
-    def judge(self, month: str, version: int = 0) -> None:
+    def judge(self, month: str, version: int = 0, **metrics: float) -> None:
         """Record that the candidate of ``month`` was trained and judged, and with ``version`` that it is champion."""
         for key in self.model.candidate_keys.values():
             self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=month))
         digest = value_digest(["verdict", month])
         verdict = {"model": "late", "partition": month, "candidate": f"c{month}", "evidence": "e", "digest": digest}
-        record_verdict(self.audit, verdict | {"decision": "PROMOTE"}, {}, actor="gates", at=NOW)
+        record_verdict(self.audit, verdict | {"decision": "PROMOTE"}, metrics, actor="gates", at=NOW)
         if version:
             facts = {"model": "late", "version": version, "reason": "better", "action": PROMOTE, "partition": month}
             facts |= {"content_digest": f"c{month}", "manifest": {}, "verdict": digest, "approved_by": []}
@@ -279,6 +281,25 @@ def test_loss_of_another_version_or_rule_is_no_evidence(home: Home, instance: dg
     ):
         write_loss_test(automated.lake.state, "late", stored)
         assert evidence_of(automated.model, "2013-02", [], automated.audit).realised == expected
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_estimated_loss_is_evidence_only_where_it_is_declared(
+    home: Home, instance: dg.DagsterInstance, declared: bool
+) -> None:
+    automated = Automated(home, instance, {"loss": {"tolerance": 0.02, "estimated": declared}})
+    automated.judge("2013-01", version=7, log_loss=0.3, log_loss_high=0.35)
+    state = automated.lake.state
+    with state.write() as connection:
+        for at, realised in enumerate([0.4, 0.4, 0.4, None]):
+            each = period(at, realised)
+            stored = {"start": each.start.isoformat(), "digest": "", "result": each.model_dump_json()}
+            connection.execute(performance_periods.insert().values(model="late", version="7", **stored))
+    found = evidence_of(automated.model, "2013-02", [], automated.audit).estimated
+    assert (found is not None) is declared
+    if found is not None:
+        assert (found.version, found.mean, found.promised, found.days) == (7, 0.4, 0.35, 1)
+        assert found.since == "2013-10-02"
 
 
 def test_budget_counts_runs_within_its_time_on_the_data_clock(home: Home, instance: dg.DagsterInstance) -> None:

@@ -28,6 +28,29 @@ def test_larger_values_are_higher_and_later_ones_further_right() -> None:
     assert realised[3] == "2013-02-01, realised: 0.6000"
 
 
+def test_estimate_stands_at_its_period_and_doubtful_labels_are_marked() -> None:
+    periods = ["2013-01-01", "2013-02-01", "2013-03-01"]
+    series = QualitySeries(
+        "auc",
+        [],
+        [QualityPoint("2013-01-01", 0.6, 0.5, 0.7), QualityPoint("2013-02-01", 0.7, is_doubtful=True)],
+        estimated=[QualityPoint("2013-03-01", 0.65, 0.6, 0.7)],
+        periods=periods,
+    )
+    estimated, first, second = circles(series)
+    assert first[1] < second[1] < estimated[1]
+    assert [each[0] for each in (estimated, first, second)] == ["estimated", "realised", "realised doubtful"]
+    assert estimated[3] == "2013-03-01, estimated: 0.6500 (0.6000 to 0.7000)"
+    assert second[3] == "2013-02-01, realised: 0.7000, labels with doubts"
+
+
+def test_estimate_is_awaited_until_its_period_is_realised() -> None:
+    realised, estimated = [QualityPoint("a", 0.6)], [QualityPoint("a", 0.5), QualityPoint("b", 0.5)]
+    assert QualitySeries("auc", [], realised, estimated).awaited == estimated[1]
+    assert QualitySeries("auc", [], realised, estimated[:1]).awaited is None
+    assert QualitySeries("auc", [], realised).awaited is None
+
+
 def test_equal_values_and_a_single_one_are_drawn() -> None:
     ((_, _, alone, _),) = circles(QualitySeries("auc", [QualityPoint("whole", 0.5)], []))
     both = circles(QualitySeries("auc", [QualityPoint("a", 0.5), QualityPoint("b", 0.5)], []))

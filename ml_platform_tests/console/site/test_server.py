@@ -7,14 +7,18 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from benchmarks.home_page import SyntheticDeclarations, write_records
 from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
 from ml_platform.data.contract_record import record_failed
+from ml_platform.monitoring.label_doubts import Doubt
+from ml_platform.monitoring.performance import Period
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
+from ml_platform.state.schema import performance_periods
 from ml_platform.state.store import StateStore
 from ml_platform_tests.console.test_lineage import project
 
@@ -217,3 +221,25 @@ def test_pages_show_the_lineage_of_columns_both_ways(site: Site) -> None:
     unknown = site.answers(("GET", "/lineage/models/<b>"), ("GET", "/lineage/datasets/other"))
     assert [each.status_code for each in unknown] == [404, 404]
     assert "No model &#39;&lt;b&gt;&#39; is declared." in unknown[0].text
+
+
+def test_estimate_stands_beside_realised_quality_and_missing_labels_need_attention(used_site: Site) -> None:
+    with used_site.state.write() as connection:
+        rows = connection.execute(sa.select(performance_periods).order_by(performance_periods.c.start)).all()
+        last = Period.model_validate_json(rows[-1].result)
+        doubt = Doubt(kind="coverage", text="60.0% of the due labels are known.")
+        before = Period.model_validate_json(rows[-2].result).model_copy(
+            update={"doubts": [doubt], "label_state": "marked"}
+        )
+        open_one = last.model_copy(update={"evaluated": False, "metrics": {}, "intervals": {}, "labelled": 0})
+        for row, each in ((rows[-1], open_one), (rows[-2], before)):
+            changed = sa.update(performance_periods).where(performance_periods.c.start == row.start)
+            connection.execute(changed.values(result=each.model_dump_json()))
+    home, model = used_site.page("/"), used_site.page("/models/m00")
+    for page in (home, model):
+        assert f"estimated, labels not known yet: 0.7800 (0.7600 to 0.8000), {last.start:%Y-%m-%d}" in page
+        assert 'class="realised doubtful"' in page
+        assert 'class="estimated"' in page
+    assert f"labels are missing in the period from {before.start:%Y-%m-%d}. 60.0% of the due labels" in home
+    assert '<span class="wait">marked</span><div class="muted">60.0% of the due labels are known.' in model
+    assert "Estimates: " in model
