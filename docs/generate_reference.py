@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(__file__).resolve().parent / "reference" / "generated"
 REFERENCE_MODEL = "departure_risk"
-ENGINE = ("state", "data", "features", "tasks", "training", "evaluation", "registry", "serving", "monitoring", "steps")
+ENGINE = ("state", "data", "features", "tasks", "training", "evaluation", "registry", "serving", "monitoring", "alerts", "steps")
 PACKAGES = ("session", *ENGINE)
 OTHER_PACKAGES = ("resources", "bento")
 

@@ -34,6 +34,7 @@ def defs() -> dg.Definitions:
 
 def _shared_definitions() -> dg.Definitions:
     """Return what belongs to no domain: the platform's own assets, the resources and the automation."""
+    from ml_platform.components.alerts_sensor import alerts_sensor
     from ml_platform.components.champion_aliases import champion_aliases_sensor
     from ml_platform.components.decisions_sensor import decisions_sensor
     from ml_platform.components.platform_assets import platform_definitions
@@ -44,6 +45,7 @@ def _shared_definitions() -> dg.Definitions:
         dg.Definitions(
             resources=resources_of_profile(),
             sensors=[
+                alerts_sensor(),
                 champion_aliases_sensor(),
                 decisions_sensor(),
                 dg.AutomationConditionSensorDefinition(

@@ -39,6 +39,18 @@ def stored_address(name: str) -> str:
     return address(name) if has_own_address(name) else f"{REDIRECTS}/{name}"
 
 
+def redirect_target(path: str, query: str = "") -> str | None:
+    """Return the address to which ``path`` (``/go/<process>/…``) leads; None for another path or process.
+
+    >>> redirect_target("/go/other/x"), redirect_target("/x")
+    (None, None)
+    """
+    name, _, rest = path.removeprefix(f"{REDIRECTS}/").partition("/")
+    if not path.startswith(f"{REDIRECTS}/") or name not in DEFAULT_PORTS:
+        return None
+    return f"{address(name)}/{rest}{'?' if query else ''}{query}"
+
+
 def has_own_address(name: str) -> bool:
     """Return whether `$ML_PLATFORM_<NAME>_ADDRESS` sets the address of ``name``."""
     return f"ML_PLATFORM_{name.upper()}_ADDRESS" in os.environ

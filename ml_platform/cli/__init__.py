@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import care, decisions, keys, lifecycle, rollouts
+from ml_platform.cli import alerts, care, decisions, keys, lifecycle, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -36,6 +36,7 @@ app.add_typer(lifecycle.table, name="table")
 app.add_typer(lifecycle.domain, name="domain")
 app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(keys.keys, name="keys")
+app.add_typer(alerts.alerts, name="alerts")
 
 Partitions = Annotated[
     str,

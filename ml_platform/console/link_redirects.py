@@ -5,22 +5,10 @@ Metadata of assets and pages of reports outlive the ports of the day on which th
 
 from typing import TYPE_CHECKING
 
-from resources.addresses import DEFAULT_PORTS, REDIRECTS, address
+from resources.addresses import redirect_target
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-
-def redirect_target(path: str, query: str = "") -> str | None:
-    """Return the address to which ``path`` (``/go/<process>/…``) leads; None for another path or process.
-
-    >>> redirect_target("/go/other/x"), redirect_target("/x")
-    (None, None)
-    """
-    name, _, rest = path.removeprefix(f"{REDIRECTS}/").partition("/")
-    if not path.startswith(f"{REDIRECTS}/") or name not in DEFAULT_PORTS:
-        return None
-    return f"{address(name)}/{rest}{'?' if query else ''}{query}"
 
 
 class LinkRedirects:

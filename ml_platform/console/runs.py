@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.errors import PlatformError, listed
+from resources.run_failures import failure_cause
 from resources.run_monitoring import command_line_tags, ending_dead_runs
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -135,22 +136,6 @@ def execute(
             fix="Fix the cause and run the same command again; assets that are up to date are skipped.",
         )
     return report
-
-
-def failure_cause(event: dg.DagsterEvent) -> str:
-    """Return the innermost message of a failed step; Dagster wraps the error of an asset in its own error."""
-    data = event.step_failure_data
-    if data.user_failure_data is not None and data.user_failure_data.description:
-        return str(data.user_failure_data.description).strip()
-    error = data.error
-    if error is None:
-        return "no error was recorded"
-    while error.cause is not None:
-        error = error.cause
-    # Dagster puts the class and its module before the message; a PlatformError does not need them.
-    text = str(error.message).strip()
-    kind, _, own_message = text.partition(": ")
-    return own_message if kind.startswith("ml_platform.") else text
 
 
 def _range_tags(partitions: Sequence[str]) -> dict[str, str]:

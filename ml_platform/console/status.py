@@ -153,8 +153,8 @@ def _failures(home: Home) -> list[dict[str, Any]]:
     """Return the failures in the Dagster instance of ``home``, or that its storage cannot be read."""
     import sqlalchemy as sa
 
-    from ml_platform.console.failures import unresolved_failures
     from resources.orchestration import open_instance
+    from resources.run_failures import unresolved_failures
 
     try:
         with open_instance(home) as instance:

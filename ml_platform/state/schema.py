@@ -117,6 +117,7 @@ contract_results = Table(
     Column("failed_check", Text, comment="Check that has failed since; null: none."),
     Column("failed_landed_sha256", Text, comment="Landed file that broke the contract; null: no file."),
     Column("failed_at", Text, comment="ISO 8601, UTC."),
+    Index("ix_contract_results_failed_check", "failed_check"),
 )
 
 landing_profiles = Table(
@@ -284,4 +285,63 @@ retraining_decisions = Table(
     Index("ix_retraining_decisions_model_retrain_window", "model", "retrain", "window"),
     Index("ix_retraining_decisions_model_id", "model", "id"),
     Index("ix_retraining_decisions_model_retrain_id", "model", "retrain", "id"),
+)
+
+# Alerts.
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="Its asset, check, model, schedule or service."),
+    Column("what", Text, nullable=False),
+    Column("severity", Text, nullable=False, comment="info, warning or critical."),
+    Column("domain", Text, nullable=False, comment="Empty for the platform itself."),
+    Column("link", Text, nullable=False),
+    Column("since", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("opened_at", Text, nullable=False, comment="First evaluation that found it; ISO 8601, UTC."),
+    Column("resolved_at", Text, comment="ISO 8601, UTC; null while it is open."),
+    Column("acknowledged_at", Text, comment="ISO 8601, UTC."),
+    Column("acknowledged_by", Text, nullable=False),
+    Column("note", Text, nullable=False, comment="Of the person who acknowledged it."),
+    Index("ix_alerts_resolved_at", "resolved_at"),
+)
+
+alert_notices = Table(
+    "alert_notices",
+    metadata,
+    Column("alert_id", BigId, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("severity", Text, nullable=False, comment="Severity that was sent last."),
+    Column("first_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("last_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("escalated_at", Text, comment="ISO 8601, UTC."),
+    Column("receivers", Text, nullable=False, comment="JSON: receivers that get the recovery."),
+)
+
+alert_messages = Table(
+    "alert_messages",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("receiver", Text, nullable=False),
+    Column("key", Text, nullable=False, comment="Equal for a message that is sent twice."),
+    Column("body", Text, nullable=False, comment="JSON."),
+    Column("created_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("attempts", BigInteger, nullable=False),
+    Column("next_at", Text, nullable=False, comment="Earliest next attempt; ISO 8601, UTC."),
+    Column("problem", Text, nullable=False, comment="Of the last attempt; empty: none."),
+    UniqueConstraint("key"),
+)
+
+alert_silences = Table(
+    "alert_silences",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("kind", Text, nullable=False, comment="Empty: all."),
+    Column("subject", Text, nullable=False, comment="With * for any characters; empty: all."),
+    Column("until", Text, nullable=False, comment="ISO 8601, UTC."),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Text, nullable=False, comment="ISO 8601, UTC."),
 )

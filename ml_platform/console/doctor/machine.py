@@ -1,7 +1,6 @@
 """Checks of the machine: disk, memory, ports, clock and time zones."""
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ml_platform.console.doctor.finding import Finding, Subject, capped, failed, ok, warning
 from ml_platform.errors import PlatformError
+from ml_platform.steps.free_disk import FAILED_BYTES, GIB, WARNING_BYTES, free_bytes
 from resources.addresses import DEFAULT_PORTS, LOOPBACK, port, port_variable
 
 if TYPE_CHECKING:
     import psutil
 
-GIB = 2**30
-DISK_FAILED_BYTES, DISK_WARNING_BYTES = 1 * GIB, 10 * GIB
 MEMORY_FAILED_BYTES, MEMORY_WARNING_BYTES = 1 * GIB, 4 * GIB
 
 CLOCK_TOLERANCE = timedelta(minutes=2)
@@ -34,13 +32,12 @@ MEMORY_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/me
 
 def free_disk(subject: Subject) -> Finding:
     """Check the free disk space of the home."""
-    folder = next(each for each in (subject.home.root, *subject.home.root.parents) if each.exists())
-    free_bytes = shutil.disk_usage(folder).free
-    found = f"{free_bytes / GIB:.1f} GiB free at {subject.home.root}"
+    free = free_bytes(subject.home.root)
+    found = f"{free / GIB:.1f} GiB free at {subject.home.root}"
     fix = "Free disk space, or set ML_PLATFORM_HOME to a folder on a larger disk."
-    if free_bytes < DISK_FAILED_BYTES:
+    if free < FAILED_BYTES:
         return failed(found, fix)
-    return warning(found, fix) if free_bytes < DISK_WARNING_BYTES else ok(found)
+    return warning(found, fix) if free < WARNING_BYTES else ok(found)
 
 
 def memory(subject: Subject) -> Finding:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ml_platform.alerts.alert import StoredAlert, worst_first
+from ml_platform.alerts.records import open_alerts
 from ml_platform.console.lineage import NO_LINEAGE, ProjectLineage, declared_lineage
 from ml_platform.console.load_check import project_digest
 from ml_platform.console.site.model_overview import (
@@ -54,7 +56,9 @@ class Attention:
 class HomeOverview:
     """The content of the home page. ``data`` has the last partition of each dataset, None before its first one.
 
-    ``failures`` are those of :func:`~ml_platform.console.failures.unresolved_failures`.
+    ``alerts`` are the open ones, the worst first.
+
+    ``failures`` are those of :func:`~resources.run_failures.unresolved_failures`.
     """
 
     models: Mapping[str, Sequence[ModelOverview]]
@@ -62,6 +66,7 @@ class HomeOverview:
     decisions: Sequence[Decision]
     failures: Sequence[Mapping[str, Any]]
     not_loaded: Mapping[str, str]
+    alerts: Sequence[StoredAlert] = ()
 
     @property
     def attention(self) -> list[Attention]:
@@ -136,6 +141,7 @@ def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Ma
             decisions=last_decisions(audit, DECISIONS_SHOWN),
             failures=failures,
             not_loaded=declared.not_loaded,
+            alerts=worst_first(open_alerts(audit.state)),
         )
 
 

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 
-from ml_platform.console.failures import failed_runs_between
 from ml_platform.console.site.home_overview import Declarations, known_models
 from ml_platform.console.site.model_overview import (
     DECISION_KINDS,
@@ -34,6 +33,7 @@ from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import ChampionRecord, champion_at
 from ml_platform.registry.verdict_record import VERDICT_KIND, JudgedPartition, last_judged
 from ml_platform.serving.desired_state import all_desired_states
+from resources.run_failures import failed_runs_between
 
 if TYPE_CHECKING:
     from ml_platform.registry.tracking import Tracking

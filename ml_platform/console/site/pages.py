@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.alerts.alert import StoredAlert, kind_of
 from ml_platform.console.site.charts import heat, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
@@ -30,7 +31,7 @@ PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "dri
 
 def home_page(home: HomeOverview) -> str:
     """Return the home page as HTML."""
-    return render("home.html.j2", home=home, webserver=address("webserver"))
+    return render("home.html.j2", home=home, webserver=address("webserver"), runbook=_runbook)
 
 
 def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *, has_columns: bool = False) -> str:
@@ -62,6 +63,15 @@ def month_page(report: MonthlyReport, currency: str) -> str:
     return render("month.html.j2", links={}, report=report, currency=currency)
 
 
+def documentation_page(text: str) -> str:
+    """Return a page of the documentation (Markdown) as HTML; raw HTML in it is shown as text."""
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    title = next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), "Documentation")
+    return render("documentation.html.j2", title=title, body=markdown.render(text))
+
+
 def missing_page(message: str) -> str:
     """Return a page with a message, for a request without a result, as HTML."""
     return render("missing.html.j2", message=message)
@@ -80,6 +90,10 @@ def heat_columns(model: ModelOverview) -> list[str]:
         for name, ratio in each.columns.items():
             largest[name] = max(ratio, largest.get(name, 0.0))
     return sorted(largest, key=lambda name: -largest[name])[:COLUMNS_SHOWN]
+
+
+def _runbook(alert: StoredAlert) -> str:
+    return f"/docs/runbooks/{kind_of(alert.kind).runbook}"
 
 
 def _pages(model: str, partition: str, reports: Path) -> Mapping[str, str]:

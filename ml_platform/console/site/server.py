@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml_platform.console.failures import unresolved_failures
 from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
@@ -28,11 +27,12 @@ from ml_platform.console.site.lineage_pages import (
     model_lineage_page,
 )
 from ml_platform.console.site.model_overview import last_champions, model_overview
-from ml_platform.console.site.pages import home_page, missing_page, model_page
+from ml_platform.console.site.pages import documentation_page, home_page, missing_page, model_page
 from ml_platform.console.site.recent import Recent
 from ml_platform.registry.audit import AuditLog
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
+from resources.run_failures import unresolved_failures
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -60,10 +60,12 @@ def site_app(
     declared: DeclarationSource,
     failures: Callable[[], Sequence[Mapping[str, Any]]],
     recorded: RecordReader = lambda _: {},
+    docs: Path | None = None,
 ) -> "Starlette":
     """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
 
-    ``recorded`` returns the lineage of columns that materializations recorded there.
+    ``recorded`` returns the lineage of columns that materializations recorded there. ``docs`` is the folder of the
+    documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -114,6 +116,15 @@ def site_app(
             return message(str(error), 422)
         return FileResponse(page, media_type="text/html", headers=HEADERS)
 
+    def documentation(request: "Request") -> "Response":
+        path = request.path_params["path"]
+        page = None if docs is None else (docs / path).resolve()
+        if docs is None or page is None or page.suffix != ".md" or not page.is_relative_to(docs.resolve()):
+            return message(f"There is no page '{path}' of the documentation.", 404)
+        if not page.is_file():
+            return message(f"There is no page '{path}' of the documentation; `make docs` writes generated ones.", 404)
+        return HTMLResponse(documentation_page(page.read_text(encoding="utf-8")), headers=HEADERS)
+
     def unknown(name: str) -> "Response":
         return message(f"No model '{name}' is declared, was promoted or is served.", 404)
 
@@ -131,6 +142,7 @@ def site_app(
             Route("/lineage", lineage),
             Route("/lineage/models/{name}", columns_of_model),
             Route("/lineage/datasets/{name}", columns_of_dataset),
+            Route("/docs/{path:path}", documentation),
             Mount("/", files),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS), Middleware(LinkRedirects)],
@@ -158,6 +170,7 @@ def main(port: int, root: Path) -> None:
             DeclarationReader(REPOSITORY),
             lambda: failures.current(FAILURES_SHOWN),
             lambda views: lineage.current(frozenset(views)),
+            docs=REPOSITORY / "docs",
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

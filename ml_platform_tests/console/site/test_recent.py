@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.console.failures import unresolved_failures
 from ml_platform.console.site.recent import SECONDS_KEPT, Recent
+from resources.run_failures import unresolved_failures
 
 
 @dg.asset

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.home_page import SyntheticDeclarations, write_records
+from ml_platform.alerts.alert import Alert
+from ml_platform.alerts.lifecycle import transitions
+from ml_platform.alerts.records import store_transitions
 from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
@@ -21,6 +25,8 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_
 from ml_platform.state.schema import performance_periods
 from ml_platform.state.store import StateStore
 from ml_platform_tests.console.test_lineage import project
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 FAILURES: list[dict[str, Any]] = [
     {"what": "schedule m00_retrain", "at": "2026-01-02T05:06:00+00:00", "reason": "no <lake>", "run_id": None},
@@ -54,7 +60,7 @@ class Site:
         """Return the answers to ``requests`` (method, path) that name ``host``."""
 
         async def send() -> list[httpx.Response]:
-            app = site_app(self.reports, AuditLog(self.state), self, lambda: self.failures)
+            app = site_app(self.reports, AuditLog(self.state), self, lambda: self.failures, docs=DOCS)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4000") as client:
                 return [await client.request(method, path, headers={"host": host}) for method, path in requests]
@@ -101,11 +107,38 @@ def test_home_page_of_a_new_home_says_what_is_missing(site: Site) -> None:
         "domain_0",
         "no champion yet",
         "no version is served yet",
+        "No alert is open.",
         "No failure of a run, schedule or sensor is unresolved.",
         "No decision is",
     ):
         assert text in page
     assert "Needs attention" not in page
+
+
+def test_home_page_shows_open_alerts_the_worst_first_with_link_and_runbook(site: Site) -> None:
+    firing = [
+        Alert("drift", "m00", "Scores <moved>.", "/models/m00"),
+        Alert("automation_failed", "schedule m00_retrain", "Its last tick failed. no lake", "/go/webserver/x"),
+    ]
+    store_transitions(site.state, transitions([], firing, {}, (), datetime(2026, 1, 2, 3, 4, tzinfo=UTC)))
+    page = site.page("/")
+    assert page.index("A schedule or sensor failed: schedule m00_retrain") < page.index("Drift alert: m00")
+    for text in (
+        '<span class="mark bad">critical</span>',
+        '<a href="/go/webserver/x">A schedule or sensor failed: schedule m00_retrain</a>',
+        '<a href="/docs/runbooks/automation-failed.md">Runbook</a>',
+        "Scores &lt;moved&gt;.",
+        "since 2026-01-02 03:04Z",
+    ):
+        assert text in page
+
+
+def test_pages_of_the_documentation_are_shown_and_nothing_beside_them(site: Site) -> None:
+    page = site.page("/docs/runbooks/drift-alert.md")
+    assert "<h1>Drift alert</h1>" in page
+    assert '<a href="../how-to/read-a-drift-report.md">' in page
+    refused = ["/docs/generate_reference.py", "/docs/../README.md", "/docs/%2e%2e/README.md", "/docs/none.md", "/docs/"]
+    assert [each.status_code for each in site.answers(*(("GET", path) for path in refused))] == [404] * 5
 
 
 def test_home_page_shows_champion_quality_decisions_and_failures(used_site: Site) -> None:

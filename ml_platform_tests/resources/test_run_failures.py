@@ -13,8 +13,8 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from ml_platform.console.failures import unresolved_failures
 from ml_platform.errors import PlatformError
+from resources.run_failures import unresolved_failures
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 BROKEN: set[str] = set()
