@@ -128,7 +128,8 @@ def _failed_run(record: dg.RunRecord, causes: Mapping[str, str]) -> Failure:
     ended = record.end_time
     return Failure(
         kind="run",
-        subject=made,
+        # Without quotes, because people type it.
+        subject=made.replace("'", ""),
         what=f"run {run.run_id[:RUN_ID_DIGITS]} of {made}{requested}",
         at=record.create_timestamp if ended is None else datetime.fromtimestamp(ended, UTC),
         reason=reason or "no step failed; see its log in the Dagster UI",

@@ -109,7 +109,7 @@ def test_checks_and_runs_fire_until_they_pass_and_the_sensor_sends_both(home: Ho
     ]
     assert found[1].what == "The check failed. skew is bad"
     assert found[1].link == "/go/webserver/assets/late/champion?view=checks&checkDetail=skew"
-    assert (failed.subject, failed.severity, failed.domain) == ("'__ASSET_JOB'", "critical", "aviation")
+    assert (failed.subject, failed.severity, failed.domain) == ("__ASSET_JOB", "critical", "aviation")
     assert failed.what.startswith("The run failed. It was requested by late_monitor. late/champion: ")
     assert failed.link.startswith("/go/webserver/runs/")
     assert ticks == [
