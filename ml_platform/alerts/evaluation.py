@@ -29,6 +29,8 @@ from ml_platform.state.store import StateStore
 LOG = logging.getLogger("ml_platform.alerts")
 
 EVALUATION_LOCK = "alerts"
+LOCK_SECONDS = 20.0
+"""Time to wait for another evaluation: a sensor of Dagster has 60 seconds."""
 
 ALERTMANAGER = "alertmanager"
 """Subject of the alert about Alertmanager."""
@@ -78,7 +80,7 @@ def evaluate(
     ``home_page`` is the link of alerts about alerting itself. A source that raises keeps its alerts as they are and is
     an alert itself. Nothing is sent to receivers here, except to Alertmanager, which needs every alert again and again.
     """
-    with state.lock(EVALUATION_LOCK):
+    with state.lock(EVALUATION_LOCK, seconds=LOCK_SECONDS):
         firing, unknown = _read(sources, home_page)
         firing += [*down_receivers(queued_messages(state), home_page), *_alertmanager_down(state, home_page)]
         changes = transitions(open_alerts(state), firing, settings.severities, unknown, now)

@@ -14,7 +14,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
 from ml_platform.errors import PlatformError
-from resources.run_failures import unresolved_failures
+from resources.run_failures import failed_ticks, unresolved_failures
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 BROKEN: set[str] = set()
@@ -94,6 +94,7 @@ def test_schedule_whose_last_tick_failed_is_shown_until_one_succeeds() -> None:
         tick(1e9, TickStatus.FAILURE, error)
         tick(1e9 + 60, TickStatus.STARTED)
         (found,) = unresolved_failures(instance)
+        (failed,) = failed_ticks(instance)
         tick(1e9 + 120, TickStatus.SKIPPED)
         after = unresolved_failures(instance)
     assert found == {
@@ -103,3 +104,4 @@ def test_schedule_whose_last_tick_failed_is_shown_until_one_succeeds() -> None:
         "run_id": None,
     }
     assert after == []
+    assert failed.page == "/locations/repository%40%3C%3Cin_process%3E%3E/schedules/late_retrain"
