@@ -51,8 +51,8 @@ def maturity_doubt(maturity: float, minimum: float, pending: int) -> Doubt | Non
     """Return the doubt that a smaller share than ``minimum`` of the labels should be known yet."""
     if maturity >= minimum:
         return None
-    text = f"{maturity:.0%} of the labels are expected to be known by now, {minimum:.0%} are required"
-    return Doubt(kind="immature", text=f"{text}; {pending} are not due.")
+    text = f"{maturity:.0%} of the labels are known, or should be known by now; {minimum:.0%} are required"
+    return Doubt(kind="immature", text=f"{text}, and {pending} are not due.")
 
 
 def missing_doubts(rows: pl.DataFrame, usual_coverage: float | None) -> list[Doubt]:

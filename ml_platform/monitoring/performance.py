@@ -146,7 +146,9 @@ class Period(BaseModel):
         description="Mean outcome of the labelled predictions; null without labels, and for outcomes that are classes."
     )
     metrics: dict[str, float] = Field(description="Metrics of the labelled predictions; empty if not evaluated.")
-    maturity: float = Field(default=1.0, description="Share of the labels that should be known by now.")
+    maturity: float = Field(
+        default=1.0, description="Share of the labels that should be known by now, or that is known."
+    )
     label_state: LabelState = Field(
         default="complete", description="Whether the labels leave no doubt, or how the metrics are shown."
     )
@@ -281,7 +283,11 @@ def measure_period(
     labelled = rows.drop_nulls(OUTCOME)
     missing = due_rows(rows.filter(pl.col(OUTCOME).is_null()), known_by, delay).height
     coverage = labelled.height / (labelled.height + missing) if labelled.height + missing else None
-    maturity = expected_maturity(ages_at(rows["predict_at"], known_by), knowledge.curve, delay)
+    # Labels may come sooner than they did, and those of a table without time are known before the prediction.
+    maturity = max(
+        expected_maturity(ages_at(rows["predict_at"], known_by), knowledge.curve, delay),
+        labelled.height / max(1, rows.height),
+    )
     pending = maturity_doubt(maturity, settings.minimum_maturity, counts["pending"])
     due = due_rows(rows, known_by, delay)
     doubts = [*([] if pending is None else [pending]), *missing_doubts(due, knowledge.usual_coverage)]
