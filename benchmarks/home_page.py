@@ -201,6 +201,8 @@ def drift_report(effects: Mapping[str, float]) -> DriftReport:
         columns=columns,
         rows_reference=60_000,
         rows_current=20_000,
+        compared_reference=60_000,
+        compared_current=20_000,
         expected_rows=20_000,
         volume_changed=False,
         windows_evaluated=4,

@@ -134,6 +134,8 @@ def drift_metadata(result: DriftResult) -> dict[str, Any]:
         "volume_changed": report.volume_changed,
         "rows_reference": report.rows_reference,
         "rows_current": report.rows_current,
+        "compared_reference": report.compared_reference,
+        "compared_current": report.compared_current,
         "logged_rows": report.logged_rows,
         "logged_nulls": [each.name for each in report.logged_nulls],
         **{name: value for name, value in optional.items() if value is not None},

@@ -394,6 +394,8 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("volume_changed", "Whether the number of rows is outside the expected range."),
         MetadataKey("rows_reference", "Rows of the earlier windows.", "rows"),
         MetadataKey("rows_current", "Rows of the window.", "rows"),
+        MetadataKey("compared_reference", "Rows of the earlier windows whose values were compared: a sample.", "rows"),
+        MetadataKey("compared_current", "Rows of the window whose values were compared: a sample.", "rows"),
         MetadataKey("logged_rows", "Logged predictions whose nulls were compared; 0 means too few.", "rows"),
         MetadataKey("logged_nulls", "Features with more nulls in the log than in earlier windows."),
         MetadataKey("expected_rows", "Mean number of rows of the earlier windows.", "rows"),

@@ -36,6 +36,7 @@ from ml_platform.monitoring.drift_report import (
     ColumnDrift,
     DriftReport,
 )
+from ml_platform.monitoring.drift_rows import Totals
 from ml_platform.monitoring.variation import Variation, measure_variation, reference_windows
 
 _SHARE_TESTS_PART = 0.1
@@ -94,6 +95,12 @@ class DriftSettings(Settings):
         description="Rows that the reference and each window need; with fewer current rows there are fewer windows.",
     )
     sample_rows: int = Field(default=10_000, ge=2, description="Rows sampled from the reference and from each window.")
+    read_rows: int = Field(
+        default=500_000,
+        ge=2,
+        description="Rows that are read at most, of all partitions together. Of more rows, a sample of this size is "
+        "compared; volume and shares of nulls stay those of all rows.",
+    )
     seed: int = Field(default=0, description="Seed of the sampling.")
     bins: int = Field(
         default=10, ge=2, description="Number of quantile bins of the reference for the population stability index."
@@ -136,6 +143,8 @@ def measure_drift(
     expected_rows: float | None = None,
     pii_columns: Collection[str] = (),
     further_references: Mapping[str, pl.DataFrame] | None = None,
+    reference_totals: Totals | None = None,
+    current_totals: Totals | None = None,
 ) -> DriftReport:
     """Compare ``current`` with ``reference`` column by column.
 
@@ -171,6 +180,9 @@ def measure_drift(
     evaluated, and with fewer reference rows no column. The report then has ``windows_evaluated`` 0 and, unless another
     check fails, the decision ``not evaluated``.
 
+    ``reference`` and ``current`` may be samples, each drawn evenly over time, of the rows that ``reference_totals`` and
+    ``current_totals`` count. Volume and shares of nulls are then those of all rows.
+
     Raises :class:`~ml_platform.monitoring.drift_input.DriftInputError` when there is no column to compare, or a column
     is missing on either side. Raises it too when a column has different kinds on the two sides, contains neither
     numbers nor categories, or when ``settings.expected_to_change`` names an unknown feature.
@@ -178,24 +190,32 @@ def measure_drift(
     columns = [*scores, *features]
     require_known_features(settings.expected_to_change, features)
     reference, current = comparable_tables(reference, current, columns, time)
+    totals = reference_totals or Totals(reference.height), current_totals or Totals(current.height)
     scored = reference.drop_nulls(list(scores)) if scores else reference.clear()
+    # Only the sampled rows have scores; their number in all rows follows from the share of the sample.
+    all_scored = round(scored.height * totals[0].rows / max(reference.height, 1))
+    scored_totals = Totals(all_scored), Totals(totals[1].rows)
     further = {
         name: comparable_tables(reference, rows, list(features), time)[1]
         for name, rows in (further_references or {}).items()
         if settings.minimum_rows <= rows.height < reference.height
     }
     columns_found = [
-        *_describe_columns("score", {EARLIER_ROWS: scored}, current, list(scores), settings, pii_columns),
         *_describe_columns(
-            "feature", {EARLIER_ROWS: reference, **further}, current, list(features), settings, pii_columns
+            "score", {EARLIER_ROWS: scored}, current, list(scores), settings, pii_columns, scored_totals
+        ),
+        *_describe_columns(
+            "feature", {EARLIER_ROWS: reference, **further}, current, list(features), settings, pii_columns, totals
         ),
     ]
     return DriftReport(
         columns=sorted(columns_found, key=_sort_key),
-        rows_reference=reference.height,
-        rows_current=current.height,
+        rows_reference=totals[0].rows,
+        rows_current=totals[1].rows,
+        compared_reference=reference.height,
+        compared_current=current.height,
         expected_rows=expected_rows,
-        volume_changed=_volume_changed(current.height, expected_rows, settings),
+        volume_changed=_volume_changed(totals[1].rows, expected_rows, settings),
         windows_evaluated=len(_window_bounds(current, settings)) if columns_found else 0,
     )
 
@@ -211,8 +231,12 @@ def _describe_columns(
     names: list[str],
     settings: DriftSettings,
     pii_columns: Collection[str],
+    totals: tuple[Totals, Totals],
 ) -> list[ColumnDrift]:
-    """Describe the columns of one family of tests; return no column when the reference has too few rows."""
+    """Describe the columns of one family of tests; return no column when the reference has too few rows.
+
+    ``totals`` are those of all reference rows and of all current rows, of which both tables may be samples.
+    """
     reference, share = references[EARLIER_ROWS], settings.minimum_category_share
     if reference.height < settings.minimum_rows or not names:
         return []
@@ -220,7 +244,7 @@ def _describe_columns(
     sample, whole = samples[EARLIER_ROWS], _sampled(current, settings)
     bounds = _window_bounds(current, settings)
     windows = [_sampled(current[start:stop], settings) for start, stop in bounds]
-    rows = current.height // len(bounds) if bounds and settings.usual_factor else 0
+    rows = _stretch_rows(reference, bounds, totals, settings)
     pairs = reference_windows(reference, rows, settings.usual_windows, settings.seed)
     distances = [distances_from(name, rows, windows, names, share) for name, rows in samples.items()]
     level = settings.false_discovery_rate
@@ -241,7 +265,13 @@ def _describe_columns(
                 **_shift_findings(
                     [each[name] for each in distances], _effect_limit(sample[name], usual, settings), name, settings
                 ),
-                **_null_rate_findings(reference[name], current[name], usual, share_level, settings),
+                **_null_rate_findings(
+                    _null_counts(reference[name], totals[0]),
+                    _null_counts(current[name], totals[1]),
+                    usual,
+                    share_level,
+                    settings,
+                ),
                 **_category_findings(reference[name], current[name], share_level, settings, pii_columns),
             )
         )
@@ -280,6 +310,19 @@ def _window_bounds(current: pl.DataFrame, settings: DriftSettings) -> list[tuple
     """Return start and end row of each window: ``settings.windows``, or fewer so that each has enough rows."""
     count = min(settings.windows, current.height // settings.minimum_rows)
     return list(pairwise(current.height * at // count for at in range(count + 1))) if count else []
+
+
+def _stretch_rows(
+    reference: pl.DataFrame, bounds: Sequence[tuple[int, int]], totals: tuple[Totals, Totals], settings: DriftSettings
+) -> int:
+    """Return the rows of a stretch of ``reference`` that is as long as a window; 0: usual changes do not count.
+
+    A sample has fewer rows in the same time, but a stretch of few rows would differ from the next one by chance.
+    """
+    if not bounds or not settings.usual_factor:
+        return 0
+    rows, share = totals[1].rows // len(bounds), reference.height / max(totals[0].rows, 1)
+    return rows if share >= 1 else max(round(rows * share), min(rows, settings.minimum_rows))
 
 
 def _sampled(frame: pl.DataFrame, settings: DriftSettings) -> pl.DataFrame:
@@ -322,16 +365,27 @@ def _stability_index(reference: pl.Series, current: pl.Series, settings: DriftSe
     return population_stability(bin_counts(reference.to_numpy(), edges), bin_counts(current.to_numpy(), edges))
 
 
+def _null_counts(column: pl.Series, totals: Totals) -> tuple[int, int]:
+    """Return the numbers of nulls and of values of a column: in all rows if they were counted, else in these."""
+    if column.name in totals.nulls:
+        nulls = totals.nulls[column.name]
+        return nulls, totals.rows - nulls
+    return column.null_count(), len(column) - column.null_count()
+
+
 def _null_rate_findings(
-    reference: pl.Series, current: pl.Series, usual: Variation | None, level: float, settings: DriftSettings
+    reference: tuple[int, int],
+    current: tuple[int, int],
+    usual: Variation | None,
+    level: float,
+    settings: DriftSettings,
 ) -> dict[str, Any]:
-    before, now = (column.null_count() / len(column) if len(column) else 0.0 for column in (reference, current))
+    before, now = (counts[0] / sum(counts) if sum(counts) else 0.0 for counts in (reference, current))
     lowest = min(before, usual.lowest_null_rate) if usual else before
     highest = max(before, usual.highest_null_rate) if usual else before
     # Without rows the share of nulls is unknown, not zero. The check of the volume reports missing rows.
-    left = len(current) > 0 and not lowest - settings.null_rate_change <= now <= highest + settings.null_rate_change
-    counts = [[column.null_count(), len(column) - column.null_count()] for column in (reference, current)]
-    changed = left and total_variation(*counts).p_value <= level
+    left = sum(current) > 0 and not lowest - settings.null_rate_change <= now <= highest + settings.null_rate_change
+    changed = left and total_variation(list(reference), list(current)).p_value <= level
     return {"null_rate_reference": before, "null_rate_current": now, "nulls_changed": changed}
 
 

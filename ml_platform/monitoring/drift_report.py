@@ -78,6 +78,8 @@ class DriftReport(BaseModel):
     columns: list[ColumnDrift]
     rows_reference: int
     rows_current: int
+    compared_reference: int = Field(description="Rows of the sample of the reference whose values were compared.")
+    compared_current: int = Field(description="Rows of the sample of the current rows whose values were compared.")
     expected_rows: float | None
     volume_changed: bool
     windows_evaluated: int

@@ -19,6 +19,7 @@ from ml_platform.monitoring import performance
 from ml_platform.monitoring.drift import measure_drift
 from ml_platform.monitoring.drift_history import record_drift
 from ml_platform.monitoring.drift_report import LAST_PARTITION, SAME_SEASON, DriftReport
+from ml_platform.monitoring.drift_rows import read_drift_rows
 from ml_platform.monitoring.evidently_report import PageHeading, write_evidently_report
 from ml_platform.monitoring.fact_tables import compact_closed_days
 from ml_platform.monitoring.hashed_fields import HashedFields
@@ -221,7 +222,8 @@ def monitor_drift(model: BoundModel, window: str, stores: PlatformStores) -> Dri
 
     The monitor declares the number of these windows. The window of the champion's evaluation is read too. The last
     window and those of the same season are references of their own; see
-    :func:`~ml_platform.monitoring.drift.measure_drift`.
+    :func:`~ml_platform.monitoring.drift.measure_drift`. Of many rows a sample is read; see
+    :func:`~ml_platform.monitoring.drift_rows.read_drift_rows`.
 
     When a champion was promoted before the window, its scores are compared too: those for this window with those for
     the window of its evaluation, which it had not been fitted on. The registry is opened only in this case. Features
@@ -247,7 +249,18 @@ def monitor_drift(model: BoundModel, window: str, stores: PlatformStores) -> Dri
     earlier = [partition for partition in before if partition in [*evaluated, *latest]]
     read = [partition for partition in before if partition in [*earlier, *seasons.values()]]
     # Select by partition: the first example of a window may have its prediction time in the window before.
-    rows = lake.scan(model.table, partitions=[*read, window]).collect()
+    table = lake.scan(model.table, partitions=[*read, window])
+    stored_columns = table.collect_schema().names()
+    found = read_drift_rows(
+        table,
+        window=window,
+        key="example_id",
+        columns=[name for name in model.feature_set.feature_names if name in stored_columns],
+        limit=monitors.drift.read_rows,
+        window_limit=monitors.drift.windows * monitors.drift.sample_rows,
+        seed=monitors.drift.seed,
+    )
+    rows, totals = found.rows, found.totals_of(earlier)
     scored: dict[str, pl.Series] = {}
     features, not_scored = model.feature_set, ""
     if champion is not None:
@@ -267,7 +280,7 @@ def monitor_drift(model: BoundModel, window: str, stores: PlatformStores) -> Dri
         settings=monitors.drift,
         scores=list(scored),
         time="predict_at",
-        expected_rows=reference.height / len(earlier) if earlier else None,
+        expected_rows=totals.rows / len(earlier) if earlier else None,
         pii_columns=pii_columns,
         further_references={
             LAST_PARTITION: rows.filter(pl.col(PARTITION).is_in(before[-1:])),
@@ -276,6 +289,8 @@ def monitor_drift(model: BoundModel, window: str, stores: PlatformStores) -> Dri
                 for days, key in seasons.items()
             },
         },
+        reference_totals=totals,
+        current_totals=found.totals_of([window]),
     )
     report = _with_logged_nulls(report, reference, model, window, lake)
     record_drift(lake.state, model.name, window, report, stored)

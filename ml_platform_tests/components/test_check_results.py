@@ -51,6 +51,8 @@ def test_column_that_was_not_evaluated_stands_beside_one_that_was() -> None:
         columns=[empty, evaluated],
         rows_reference=100,
         rows_current=100,
+        compared_reference=100,
+        compared_current=100,
         expected_rows=None,
         volume_changed=False,
         windows_evaluated=3,

@@ -44,7 +44,14 @@ def test_feature_with_more_nulls_than_any_earlier_month_is_found() -> None:
 
 def test_report_with_logged_nulls_is_an_alert_that_names_them() -> None:
     report = DriftReport(
-        columns=[], rows_reference=900, rows_current=900, expected_rows=None, volume_changed=False, windows_evaluated=1
+        columns=[],
+        rows_reference=900,
+        rows_current=900,
+        compared_reference=900,
+        compared_current=900,
+        expected_rows=None,
+        volume_changed=False,
+        windows_evaluated=1,
     )
     nulls = [LoggedNulls(name="v__y", null_rate_reference=0.0, null_rate_logged=0.25)]
     assert report.decision == "steady"

@@ -638,6 +638,18 @@ def test_scores_of_the_evaluation_month_are_compared_when_it_lies_before_the_ref
     assert (shown["scored_by_version"], shown["rows_reference"], shown["expected_rows"]) == (1, 1200, 600.0)
 
 
+def test_drift_compares_a_sample_of_many_rows_and_counts_all(platform: PlatformFixture) -> None:
+    champion(platform, 1, "2013-03", 0.7)
+    platform.land("2013-04")
+    few = bound({"drift": {"minimum_rows": 50, "read_rows": 800, "sample_rows": 60}})
+    shown, _ = platform.materialize(monitoring.drift(few), "2013-04")
+    assert (shown["rows_reference"], shown["rows_current"], shown["expected_rows"]) == (1800, 600, 600.0)
+    # A third of the rows; four standard deviations of these binomial numbers are 80 and 46.
+    assert abs(shown["compared_reference"] - 600) < 80
+    assert abs(shown["compared_current"] - 200) < 46
+    assert shown["scored_by_version"] == 1
+
+
 def test_retired_champion_scores_nothing(platform: PlatformFixture) -> None:
     champion(platform, 1, "2013-03", 0.7)
     champion(platform, 1, "2013-03", 0.7, action="retire")
