@@ -330,6 +330,11 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("features_differing", "Features with another value than logged.", "features"),
         MetadataKey("mismatches", "Table of differing values: prediction, feature, logged value, recomputed value."),
     ),
+    "<model>/predictions, checks prediction_gaps, store_staleness, feature_age": (
+        MetadataKey("findings", "Table of findings: subject, kind, column, severity, what, how_bad, since."),
+        MetadataKey("judged_hours", "Hours whose usual traffic is known, of prediction_gaps.", "hours"),
+        MetadataKey("views", "Table of the views: hours behind, and the limit, of the other two."),
+    ),
     "<model>/outcomes": (
         MetadataKey("dagster/table_name", "Table of the outcomes."),
         *_TABLE,

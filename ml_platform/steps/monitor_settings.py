@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from ml_platform.data.arrival import DELAY
 from ml_platform.data.settings import Settings
 from ml_platform.features.leakage_screen import LeakageScreenSettings
 from ml_platform.features.skew import SkewSettings
@@ -11,6 +12,7 @@ from ml_platform.monitoring.drift import DriftSettings
 from ml_platform.monitoring.evidently_report import ReportSettings
 from ml_platform.monitoring.own_monitor import Monitor
 from ml_platform.monitoring.performance import PerformanceSettings
+from ml_platform.monitoring.prediction_gaps import PredictionGapSettings
 
 
 class MonitorSettings(Settings):
@@ -23,6 +25,16 @@ class MonitorSettings(Settings):
     skew: SkewSettings = Field(
         default_factory=lambda: SkewSettings.model_validate({}),
         description="Sample of logged predictions whose features are recomputed from the change logs.",
+    )
+    prediction_gaps: PredictionGapSettings = Field(
+        default_factory=lambda: PredictionGapSettings.model_validate({}),
+        description="When an hour without predictions is a gap.",
+    )
+    store_behind: str | None = Field(
+        default=None,
+        pattern=DELAY,
+        description="Time by which the online store may be behind the newest partitions, and features at serving "
+        "behind those of training, like 2h or 1d; none: a partition of the view.",
     )
     drift: DriftSettings = Field(
         default_factory=lambda: DriftSettings.model_validate({}),

@@ -12,6 +12,7 @@ from ml_platform.data.arrival import Arrival, ArrivalSettings
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.contract import Contract
 from ml_platform.data.domains import Owner
+from ml_platform.data.freshness_settings import FreshnessSettings
 from ml_platform.data.names import FULL_NAME, short_name
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.quality_settings import QualitySettings
@@ -60,6 +61,10 @@ class DatasetDeclaration(Declaration):
     quality: QualitySettings = Field(
         default_factory=QualitySettings,
         description="How each partition that lands is compared with the usual one, and the effect of a finding.",
+    )
+    freshness: FreshnessSettings | None = Field(
+        default=None,
+        description="Age of the latest materialization from which Dagster reports the dataset as late; none: never.",
     )
     retention_months: int | None = Field(
         default=None,

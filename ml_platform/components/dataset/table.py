@@ -64,6 +64,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
             ),
         ],
         kinds={"polars", "deltalake"},
+        freshness_policy=_freshness_policy(declared),
         owners=declared.owners,
         group_name=declared.group,
         tags=declared.tags,
@@ -117,6 +118,13 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         )
 
     return dataset
+
+
+def _freshness_policy(declared: DatasetDeclaration) -> dg.FreshnessPolicy | None:
+    found = declared.freshness
+    if found is None:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=found.fail_window, warn_window=found.warn_window)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import dagster as dg
 
 from ml_platform.components.materializations import table_metadata
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.serving_freshness import FRESHNESS_CHECKS, freshness_results
 from ml_platform.components.stores import open_stores
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.prediction_log import predictions_table
@@ -30,7 +31,11 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
                 "skew",
                 asset=key,
                 description="Logged features of a sample of predictions equal those recomputed from the change logs.",
-            )
+            ),
+            *(
+                dg.AssetCheckSpec(name, asset=key, description=description)
+                for name, description in FRESHNESS_CHECKS.items()
+            ),
         ],
         **model.shared_arguments("deltalake"),
     )
@@ -51,6 +56,7 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
             }
         )
         yield skew_result(check_skew(model, stores))
+        yield from freshness_results(model, stores, datetime.now(UTC))
 
     return _predictions
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from ml_platform.components.dataset.component import Dataset
 from ml_platform.components.declaration import DeclarationError, partitions_definition
@@ -524,3 +526,13 @@ def test_critical_finding_blocks_or_continues_as_declared(open_shop: Any, on_cri
 def test_accepted_partition_outside_of_the_scheme_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"attribute 'quality.accepted': expected months from 2013-01"):
         declared(quality={"accepted": {"2014-01": "No."}}).build_defs(None)  # type: ignore[arg-type]
+
+
+def test_declared_freshness_is_the_policy_of_dagster(open_shop: Any) -> None:
+    (asset,) = open_shop(declared(freshness={"fail_after": "2d", "warn_after": "26h"})).definitions.assets
+    (spec,) = asset.specs
+    assert spec.freshness_policy == dg.FreshnessPolicy.time_window(timedelta(days=2), timedelta(hours=26))
+    (spec,) = open_shop(declared()).definitions.assets[0].specs
+    assert spec.freshness_policy is None
+    with pytest.raises(ValidationError, match="warn_after below fail_after, found 3d and 2d"):
+        declared(freshness={"fail_after": "2d", "warn_after": "3d"})

@@ -19,6 +19,7 @@ from bento.predictor import Predictor
 from ml_platform.components.model import monitoring, training
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.model.serving_freshness import prediction_gaps_result
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import LakeError
 from ml_platform.data.partitions import PartitionScheme
@@ -34,6 +35,7 @@ from ml_platform.monitoring.loss_test import read_loss_test
 from ml_platform.monitoring.own_monitor import Monitor, MonitorResult
 from ml_platform.registry.champion_history import CHAMPION_KIND
 from ml_platform.registry.verdict_record import record_verdict
+from ml_platform.serving.desired_state import DesiredState, ServedVersion, change_desired_state
 from ml_platform.steps.candidates import build_training_sets, make_candidate
 from ml_platform.steps.evaluation import evidence_path
 from ml_platform.steps.feature_checks import NotEvaluated, screen_training_set
@@ -41,6 +43,7 @@ from ml_platform.steps.monitoring import DriftResult, monitor_drift, performance
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.pseudonyms import home_key
+from ml_platform.steps.serving_freshness import check_prediction_gaps
 from ml_platform.tasks.metrics import Array
 from ml_platform.tasks.own_metric import MeanMetric
 from resources.dagster_home import HomeResource
@@ -357,6 +360,68 @@ def test_skew_settings_limit_the_recomputed_predictions(platform: PlatformFixtur
 
 
 # Outcomes and performance.
+
+
+# Freshness of serving.
+
+
+def test_online_store_behind_the_newest_partition_is_found(platform: PlatformFixture) -> None:
+    def staleness(**monitors: Any) -> dg.AssetCheckEvaluation:
+        return platform.materialize(monitoring.predictions(bound(monitors)))[1]["store_staleness"]
+
+    assert staleness(store_behind="1d").passed
+    platform.lake.write("datasets/legs", legs("2013-04"), "2013-04")
+    late = staleness(store_behind="1d")
+    (finding,) = rows_of(late, "findings")
+    assert (late.passed, late.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert finding["what"] == (
+        "view 'recent' is 720.0 h behind the newest partitions of its sources; the limit is 24.0 h"
+    )
+    assert (finding["how_bad"], finding["since"]) == (720.0, "2013-04-01T00:00:00+00:00")
+    # Without a declared limit, the store may be one partition behind: the first month has 744 hours.
+    assert staleness().passed
+
+
+def test_store_without_the_view_is_not_evaluated(platform: PlatformFixture) -> None:
+    shutil.rmtree(platform.home.online)
+    check = platform.materialize(monitoring.predictions(bound()))[1]["store_staleness"]
+    assert check.passed
+    assert str(check.description).startswith("Not evaluated: ")
+    assert "recent" in str(check.description)
+
+
+def test_features_that_are_older_at_serving_than_in_training_are_found(platform: PlatformFixture) -> None:
+    # Predictions at 05:00 to 00:30 with a store that knows the facts until midnight: 14.75 hours in the median.
+    platform.predict()
+    old = platform.materialize(monitoring.predictions(bound({"store_behind": "12h"})))[1]["feature_age"]
+    (finding,) = rows_of(old, "findings")
+    assert not old.passed
+    assert (finding["how_bad"], finding["since"]) == (14.75, "2013-04-01T00:00:00+00:00")
+    assert rows_of(old, "views") == [{"view": "recent", "behind_hours": 14.75, "limit_hours": 12.0}]
+    assert platform.materialize(monitoring.predictions(bound({"store_behind": "15h"})))[1]["feature_age"].passed
+
+
+def test_hours_without_predictions_are_found_while_a_version_serves(platform: PlatformFixture) -> None:
+    platform.predict(25)
+    _, checks = platform.materialize(monitoring.predictions(bound()))
+    assert checks["prediction_gaps"].description == "Not evaluated: No version serves."
+
+    rows = platform.lake.scan("models/legs/predictions").drop("partition").collect()
+    for back in range(1, 8):
+        day = NOW - timedelta(days=back)
+        silent = {3, 4} if back == 1 else set[int]()
+        hours = [rows.with_columns(logged_at=day + timedelta(hours=hour)) for hour in set(range(24)) - silent]
+        platform.lake.append("models/legs/predictions", pl.concat(hours), day.date().isoformat())
+    serving = DesiredState(stable=ServedVersion(version="1", bento="legs:1"), weights={"stable": 100})
+    change_desired_state(platform.lake.state, "legs", lambda _now: serving)
+    found = check_prediction_gaps(bound(), platform.stores, NOW)
+
+    result = prediction_gaps_result("legs", found)
+    assert result.metadata["judged_hours"].value == 24
+    assert (result.passed, result.description) == (
+        False,
+        "no prediction from 2025-12-31 03:00 UTC to 2025-12-31 05:00 UTC, usual are 50.",
+    )
 
 
 def legs_every_half_hour(**landed: pl.Expr) -> pl.DataFrame:
