@@ -21,17 +21,23 @@ LOCATION_VARIABLE = "ML_PLATFORM_ONLINE"
 class OnlineStoreResource(dg.ConfigurableResource[Any]):
     """The store of the latest facts of each feature view, from which services read."""
 
-    kind: Literal["snapshot", "valkey"] = Field(
-        default="snapshot", description="snapshot: memory-mapped files. valkey: a Valkey or Redis server."
+    kind: Literal["snapshot", "valkey", "history"] = Field(
+        default="snapshot",
+        description="snapshot: memory-mapped files. valkey: a Valkey or Redis server. history: files with the facts of "
+        "the last weeks, for a replay.",
     )
     root: str = Field(default="", description="Folder of the snapshot files.")
-    url: str = Field(default="", description="Address of the server, such as redis://host:6379/0.")
+    url: str = Field(
+        default="", description="Address of the server, such as redis://host:6379/0, or history:// and a folder."
+    )
 
     @classmethod
     def for_home(cls, home: Home) -> "OnlineStoreResource":
         """Return the resource that ``ML_PLATFORM_ONLINE`` names; by default the folder ``online`` of ``home``."""
         location = os.environ.get(LOCATION_VARIABLE) or str(home.online)
-        return cls(kind="valkey", url=location) if "://" in location else cls(root=location)
+        if "://" not in location:
+            return cls(root=location)
+        return cls(kind="history" if location.startswith("history:") else "valkey", url=location)
 
     @property
     def location(self) -> str:
@@ -42,4 +48,4 @@ class OnlineStoreResource(dg.ConfigurableResource[Any]):
         """Return the store; it connects to a server on first use."""
         from ml_platform.features.stores import open_store
 
-        return open_store(self.url if self.kind == "valkey" else self.root)
+        return open_store(self.root if self.kind == "snapshot" else self.url)

@@ -16,7 +16,8 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.change_log import BuildReport, Window
 from ml_platform.features.last_facts import update_last_facts
-from ml_platform.features.online_store import OnlineStore, Publication, latest_facts
+from ml_platform.features.history_store import HISTORY
+from ml_platform.features.online_store import OnlineStore, Publication, Snapshot, latest_facts
 from ml_platform.features.view import KNOWN_AT, FeatureView
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,11 +80,21 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
     last = partitioning.latest(digests)
     ends = [arrived_until(arrival, lake, last, partitioning) for arrival in view.arrivals]
     watermark = min([partitioning.bounds(last)[1], *ends])
+    if store.has_history:
+        return store.publish(recent_facts(view, change_log.read(view, lake, version), watermark))
     if view.tolerance_minutes is None:
         return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
     oldest = watermark - timedelta(minutes=view.tolerance_minutes)
     usable = [key for key in partitioning.sort(digests) if partitioning.bounds(key)[1] > oldest]
     return store.publish(latest_facts(view, change_log.read(view, lake, version, usable), watermark))
+
+
+def recent_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:
+    """Return the facts of ``log`` within :data:`HISTORY` before ``watermark``, and the last earlier one of each entity."""
+    start = watermark - HISTORY
+    earlier = latest_facts(view, log, start).frame
+    recent = log.filter(pl.col(KNOWN_AT) >= start, pl.col(KNOWN_AT) < watermark).collect()
+    return Snapshot(view, pl.concat([earlier, recent.select(earlier.columns)]), watermark)
 
 
 def arrived_until(arrival: Arrival, lake: Lake, partition: str, scheme: PartitionScheme) -> datetime:

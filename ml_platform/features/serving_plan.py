@@ -61,14 +61,18 @@ class ServingPlan:
     def serve(self, rows: RowColumns, store: OnlineStore) -> ServedFeatures:
         """Return the features of ``rows``; one lookup in ``store`` reads all stored views.
 
-        The facts are the last published ones. Their age is measured at the later of the prediction time and the
-        store's latest watermark. A fact older than its view's tolerance counts as missing.
+        The facts are the last published ones, or with a history those of the prediction time. Their age is measured at
+        the later of the prediction time and the store's latest watermark. A fact older than its view's tolerance counts
+        as missing.
         """
         reads = _Reads(rows, self.columns)
         for run in self._before:
             run(reads)
         keys = {key: self._key_values(reads, key, column, kind) for key, column, kind in self._keys}
-        found = store.lookup(self.stored, keys, rows.height)
+        if store.has_history:
+            found = store.lookup_as_of(self.stored, keys, rows.predict_at)
+        else:
+            found = store.lookup(self.stored, keys, rows.height)
         reads.take_lookup(found, self._tolerances)
         for run in self._after:
             run(reads)
