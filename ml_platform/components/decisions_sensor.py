@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ml_platform.components.platform_assets import HOUSEKEEPING
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.registry.audit import AuditLog
 from resources.decision_events import report_decisions
 from resources.lake import LakeResource
@@ -16,7 +17,7 @@ def decisions_sensor() -> dg.SensorDefinition:
         # Dagster wants a target; the sensor requests no run.
         target=dg.AssetSelection.assets(HOUSEKEEPING),
         description="Shows decisions of the command line and of the guard on the pages of champion and rollout.",
-        minimum_interval_seconds=10,
+        minimum_interval_seconds=sensor_seconds(10),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def _decisions(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SkipReason:

@@ -38,6 +38,7 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr
 
 from ml_platform.components.namespace import Namespace
+from ml_platform.components.overlay import read_overlay
 from ml_platform.data.cadences import CALENDARS
 from ml_platform.data.domains import DOMAIN_FILE, DomainSettings
 from ml_platform.data.partitions import PartitionScheme
@@ -79,6 +80,7 @@ class Declaration(dg.Component, Settings):
         declared = cls.model_validate({}) if attributes is None else attributes
         if not isinstance(declared, cls):
             raise TypeError(f"{cls.__name__}.load expects a {cls.__name__} or None, got {type(attributes).__name__}")
+        declared = read_overlay().applied(declared)
         declared._project_root = context.project_root
         declared._positions = context.resolution_context.source_position_tree
         declared._namespace = Namespace.at(context.path, context.defs_module_path)

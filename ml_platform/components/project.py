@@ -23,6 +23,7 @@ from dagster.components.core.defs_module import ComponentPath, find_defs_or_comp
 
 from ml_platform.components.declaration import Declaration
 from ml_platform.components.load_errors import load_error_text
+from ml_platform.components.overlay import read_overlay
 from ml_platform.errors import PlatformError, listed
 
 T = TypeVar("T", bound=dg.Component)
@@ -60,8 +61,10 @@ class ProjectTree(ComponentTree):
     def domains(self) -> Mapping[str, ComponentDecl[Any]]:
         """The declarations of each domain that can be read, by the name of its folder."""
         context = self.decl_load_context.for_component_loc(ComponentPath.from_path(self.defs_module_path))
-        found = {}
+        found, overlay = {}, read_overlay()
         for path in sorted(self.defs_module_path.iterdir()):
+            if not overlay.includes(path.stem):
+                continue
             if path.stem in self.failures or path.name == "__pycache__" or path.name.startswith("."):
                 continue
             own = context.for_component_loc(ComponentPath.from_path(path))

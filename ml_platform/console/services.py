@@ -18,8 +18,11 @@ MAX_LOADED_VARIABLE = "ML_PLATFORM_MAX_LOADED"
 """Environment variable with the number of models that a host keeps loaded besides the warm ones; unset: no limit."""
 
 
-def platform_processes(home: Home, repository: Path) -> ProcessPlan:
-    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports."""
+def platform_processes(home: Home, repository: Path, *, headless: bool = False) -> ProcessPlan:
+    """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports.
+
+    Without people who look, ``headless`` leaves out webserver, MLflow and reports.
+    """
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
     workspace = ["-w", str(repository / "workspace.yaml")]
@@ -60,6 +63,9 @@ def platform_processes(home: Home, repository: Path) -> ProcessPlan:
             ),
         ],
     )
+    if headless:
+        kept = [each for each in plan.processes if each.port is None]
+        plan = plan.model_copy(update={"processes": kept})
     return plan.model_copy(update=reach(home, gateway_settings()))
 
 

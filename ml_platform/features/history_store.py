@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class HistoryStore:
     """History files under ``root``: ``<view>/<code version>.history``. Safe to share between threads."""
 
     remote = False
-    has_history = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -156,7 +156,7 @@ class _ViewHistory:
         else:
             lengths, entities = [facts.height], [()]
         ends = np.cumsum([0, *lengths]).tolist()
-        spans = dict(zip(entities, zip(ends, ends[1:], strict=False), strict=True))
+        spans = dict(zip(entities, pairwise(ends), strict=True))
         named = {view.column(name): found for name, found in categories.items()}
         return cls(identity, watermark, spans, known_at, memoryview(known_at.data), values, named)
 

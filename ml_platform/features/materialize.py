@@ -15,8 +15,8 @@ from ml_platform.data.lake import Lake, LakeError, TableVersion
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features import change_log
 from ml_platform.features.change_log import BuildReport, Window
+from ml_platform.features.history_store import HISTORY, HistoryStore
 from ml_platform.features.last_facts import update_last_facts
-from ml_platform.features.history_store import HISTORY
 from ml_platform.features.online_store import OnlineStore, Publication, Snapshot, latest_facts
 from ml_platform.features.view import KNOWN_AT, FeatureView
 
@@ -80,7 +80,7 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
     last = partitioning.latest(digests)
     ends = [arrived_until(arrival, lake, last, partitioning) for arrival in view.arrivals]
     watermark = min([partitioning.bounds(last)[1], *ends])
-    if store.has_history:
+    if isinstance(store, HistoryStore):
         return store.publish(recent_facts(view, change_log.read(view, lake, version), watermark))
     if view.tolerance_minutes is None:
         return store.publish(update_last_facts(view, lake, version, digests, watermark, partitioning))
@@ -90,7 +90,7 @@ def publish(view: FeatureView, lake: Lake, store: OnlineStore, partitioning: Par
 
 
 def recent_facts(view: FeatureView, log: pl.LazyFrame, watermark: datetime) -> Snapshot:
-    """Return the facts of ``log`` within :data:`HISTORY` before ``watermark``, and the last earlier one of each entity."""
+    """Return the facts of ``log`` in :data:`HISTORY` before ``watermark``, and the last earlier one of each entity."""
     start = watermark - HISTORY
     earlier = latest_facts(view, log, start).frame
     recent = log.filter(pl.col(KNOWN_AT) >= start, pl.col(KNOWN_AT) < watermark).collect()

@@ -148,9 +148,6 @@ class OnlineStore(Protocol):
     remote: bool
     """Whether a lookup waits for another process; an asynchronous server then runs it in a thread."""
 
-    has_history: bool
-    """Whether it keeps several facts of an entity, and :meth:`HistoryStore.lookup_as_of` reads them."""
-
     @property
     def location(self) -> str:
         """Address with which :func:`~ml_platform.features.stores.open_store` opens the same store, from any folder."""
@@ -160,11 +157,6 @@ class OnlineStore(Protocol):
 
         Readers see the old snapshot or the new one, never a mixture.
         """
-
-    def lookup_as_of(
-        self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], predict_at: np.ndarray
-    ) -> LookupResult:
-        """Return the facts that had arrived at ``predict_at`` (n, microseconds); only a store with history has them."""
 
     def require(self, views: Sequence[FeatureView]) -> None:
         """Raise the error of :meth:`lookup` for a view without a snapshot; it reads no facts."""

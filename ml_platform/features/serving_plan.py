@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ml_platform.features.history_store import HistoryStore
 from ml_platform.features.key_types import key_type_of
 from ml_platform.features.online_store import ABSENT, LookupResult, OnlineStore
 from ml_platform.features.request_values import RequestViewRunner, ViewValues, checked_values
@@ -69,7 +70,7 @@ class ServingPlan:
         for run in self._before:
             run(reads)
         keys = {key: self._key_values(reads, key, column, kind) for key, column, kind in self._keys}
-        if store.has_history:
+        if isinstance(store, HistoryStore):
             found = store.lookup_as_of(self.stored, keys, rows.predict_at)
         else:
             found = store.lookup(self.stored, keys, rows.height)

@@ -48,7 +48,6 @@ class SnapshotStore:
     """Snapshot files under ``root``: ``<view>/<code version>.snapshot``. Safe to share between threads."""
 
     remote = False
-    has_history = False
 
     def __init__(
         self, root: Path, refresh_seconds: float = 0.5, monotonic: Callable[[], float] = time.monotonic

@@ -35,9 +35,10 @@ def open_store(location: str) -> OnlineStore:
     if separator and scheme == HISTORY_SCHEME and rest:
         return HistoryStore(Path(rest))
     if separator or not location:
+        known = [*SCHEMES, HISTORY_SCHEME]
         raise OnlineAddressError(
             "Online store",
-            expected=f"a folder, or an address that begins with {listed([f'{each}://' for each in (*SCHEMES, HISTORY_SCHEME)])}",
+            expected=f"a folder, or an address that begins with {listed([f'{each}://' for each in known])}",
             found=f"'{location}'",
             fix="Correct ML_PLATFORM_ONLINE, or the resource online_store.",
         )

@@ -63,7 +63,6 @@ class ValkeyStore:
     """Snapshots on the server at ``url``. The store connects on first use and is safe to share between threads."""
 
     remote = True
-    has_history = False
 
     def __init__(self, url: str, prefix: str = PREFIX, timeout_seconds: float = 2.0) -> None:
         self.url = url

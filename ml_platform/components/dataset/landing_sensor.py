@@ -8,6 +8,7 @@ import dagster as dg
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landed_adoption import adopt_published_files, adopt_requests
 from ml_platform.components.dataset.requested_runs import run_requests, run_state
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.data.landing_index import LandedState
 from ml_platform.data.landing_requests import (
     Outstanding,
@@ -36,7 +37,7 @@ def landing_sensor(declared: DatasetDeclaration) -> dg.SensorDefinition:
         name=f"{identifier(declared.name)}_landed",
         target=dg.AssetSelection.assets(declared.key),
         description=f"Materializes datasets/{declared.name} when a landed file is new or has changed.",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def landed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:

@@ -8,6 +8,7 @@ import dagster as dg
 from ml_platform.components.dataset.declaration import DatasetDeclaration
 from ml_platform.components.dataset.landing_sensor import missing_lookups
 from ml_platform.components.dataset.requested_runs import run_requests, run_state
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.data.landing_index import LandedContent
 from ml_platform.data.names import identifier
 from ml_platform.data.partitions import PartitionScheme
@@ -34,7 +35,7 @@ def source_sensor(declared: DatasetDeclaration, source: Source) -> dg.SensorDefi
         name=f"{identifier(declared.name)}_source",
         target=dg.AssetSelection.assets(declared.key),
         description=f"Materializes datasets/{declared.name} when {source.describe()} has new or changed rows.",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def changed(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:

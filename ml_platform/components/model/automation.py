@@ -22,6 +22,7 @@ from ml_platform.components.model.window_order import (
     running_reason,
     skip_earlier,
 )
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.domains import DOMAIN_FILE
 from ml_platform.data.names import identifier
@@ -45,7 +46,7 @@ def new_window_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) 
         name=f"{identifier(model.name)}_new_window",
         target=dg.AssetSelection.assets(*model.training_cycle_keys),
         description=f"Trains {model.name} on the latest window with a materialized training set.",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def new_window(

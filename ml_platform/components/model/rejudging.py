@@ -10,6 +10,7 @@ import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.names import identifier
 from ml_platform.data.read_attempts import MAXIMUM_ATTEMPTS, Attempt, RunState
@@ -37,7 +38,7 @@ def waiting_candidates_sensor(model: ModelAssets) -> dg.SensorDefinition:
         name=f"{identifier(model.name)}_waiting_candidates",
         target=dg.AssetSelection.assets(*assets),
         description=f"Judges candidates of {model.name} on HOLD again when a further window was evaluated.",
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def waiting_candidates(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:

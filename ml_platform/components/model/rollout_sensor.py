@@ -13,6 +13,7 @@ import dagster as dg
 
 from ml_platform.components.metadata import inline_image, records_table
 from ml_platform.components.model.model_assets import ModelAssets
+from ml_platform.components.sensor_interval import sensor_seconds
 from ml_platform.data.names import identifier
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
@@ -31,7 +32,7 @@ def rollout_sensor(model: ModelAssets) -> dg.SensorDefinition:
         name=f"{identifier(model.name)}_rollout",
         target=dg.AssetSelection.assets(model.key("rollout")),
         description=f"Shows step, answers and evidence of the rollout of {model.name} on the page of its asset.",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=sensor_seconds(30),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def observe_rollout(

@@ -3,7 +3,7 @@
 A page has dozens of charts. As text of a few hundred bytes each they cost no library in the browser and no image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -85,6 +85,35 @@ def reliability_chart(found: Reliability) -> Markup:
         parts += [
             _dot(kind, *place(each), f"predicted {each.predicted:.3f}, observed {each.observed:.3f}") for each in side
         ]
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def lines_chart(metric: str, labels: Sequence[str], lines: Mapping[str, Sequence[float | None]]) -> Markup:
+    """Return one line for each of ``lines`` (name → a value per label, None: a gap) on a shared vertical axis.
+
+    The lines take the colours of `line-0`, `line-1` and so on in their order.
+    """
+    known = [value for line in lines.values() for value in line if value is not None]
+    if not known:
+        return Markup("")
+    low, high = min(known), max(known)
+    step = (WIDTH - LABEL_WIDTH - 2 * MARGIN) / max(1, len(labels) - 1)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} by policy">').format(
+            WIDTH, HEIGHT, metric
+        )
+    ]
+    for place, (name, line) in enumerate(lines.items()):
+        points = [
+            (MARGIN + step * at, _height(value, low, high), f"{name}, {label}: {value:.4f}")
+            for at, (label, value) in enumerate(zip(labels, line, strict=True))
+            if value is not None
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+        parts.append(Markup('<polyline class="line line-{}" points="{}"/>').format(place, path))
+        parts += [_dot(f"dot-{place}", x, y, title) for x, y, title in points]
+    for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
+        parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
     return Markup("").join([*parts, Markup("</svg>")])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.alerts.alert import StoredAlert, kind_of
-from ml_platform.console.site.charts import heat, quality_chart, reliability_chart
+from ml_platform.console.site.charts import heat, lines_chart, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
 from ml_platform.console.site.monthly_report import MonthlyReport
@@ -72,6 +72,18 @@ def documentation_page(text: str) -> str:
     return render("documentation.html.j2", title=title, body=markdown.render(text))
 
 
+def replay_page(report: Mapping[str, Any], period: str) -> str:
+    """Return the report of a replay as HTML, complete in itself; ``period`` names its windows, like ``month``."""
+    windows = report[f"{period}s"]
+    largest: dict[str, float] = {}
+    for each in windows:
+        for name, ratio in ((each["drift"] or {}).get("columns") or {}).items():
+            largest[name] = max(ratio, largest.get(name, 0.0))
+    columns = sorted(largest, key=lambda name: -largest[name])[:COLUMNS_SHOWN]
+    content = {"report": report, "windows": windows, "period": period, "columns": columns}
+    return render("replay.html.j2", links={}, **content)
+
+
 def missing_page(message: str) -> str:
     """Return a page with a message, for a request without a result, as HTML."""
     return render("missing.html.j2", message=message)
@@ -115,6 +127,7 @@ def _environment() -> "Environment":
     environment.filters |= {
         "chart": quality_chart,
         "heat": heat,
+        "lines": lines_chart,
         "reliability": reliability_chart,
         "minute": _minute,
         "day": _day,

@@ -1,0 +1,1 @@
+"""Replays past windows of a domain through the real platform, and reports how it decided and how well it predicted."""

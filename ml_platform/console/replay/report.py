@@ -1,0 +1,80 @@
+"""Writes `replay.json` and `replay.html`: quality by policy, decisions with their reasons, drift, versions and cost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_platform.console.replay.figures import (
+    NEVER,
+    PolicyFigures,
+    policy_figures,
+    quality_of_version,
+    replayed_quality,
+    report_values,
+)
+from ml_platform.console.replay.platform import replay_environment
+from ml_platform.console.replay.steps import Policy, ReplayError, ReplayPlan, ReplayRecords, WindowRecord
+from ml_platform.console.site.pages import replay_page
+from ml_platform.data.atomic import write_json, write_text
+from resources.home import Home
+
+METRICS_SHOWN = ("log_loss", "auc", "rmse", "mae")
+"""Metrics that are drawn, those of them that the task has."""
+
+
+def write_report(folder: Path, homes: Mapping[Policy, Home]) -> dict[str, Any]:
+    """Write the report on the replays in ``homes`` to ``folder``, and return its values.
+
+    Raises :class:`~.steps.ReplayError` while no window is replayed.
+    """
+    figures: dict[str, PolicyFigures] = {}
+    plan: ReplayPlan | None = None
+    records: list[WindowRecord] = []
+    period = "window"
+    for policy, home in homes.items():
+        own_plan, own_records = _read(home)
+        with replay_environment(home, {"domains": [own_plan.domain.split(".")[0]]}):
+            from ml_platform.components.loading import bound_model
+            from ml_platform.components.stores import open_home_stores
+
+            model, stores = bound_model(own_plan.model), open_home_stores(home)
+            quality = replayed_quality(model, stores.lake, own_plan, own_records)
+            figures[policy] = policy_figures(policy, quality, own_records)
+            if plan is None:
+                plan, records, period = own_plan, own_records, model.partitions.cadence
+                first = own_records[0].sent.champion
+                if first is not None:
+                    kept = quality_of_version(model, stores, first, [each.window for each in own_records])
+                    figures[NEVER] = policy_figures(NEVER, kept, own_records, computed=True)
+    assert plan is not None
+    found = report_values(plan, records, figures, period)
+    metrics = [name for name in METRICS_SHOWN if any(name in each.mean for each in figures.values())]
+    drawn = {**found, "metrics": metrics, "lines": {name: _lines(name, figures, records) for name in metrics}}
+    write_json(folder / "replay.json", found)
+    write_text(folder / "replay.html", replay_page(drawn, period))
+    return found
+
+
+def _read(home: Home) -> tuple[ReplayPlan, list[WindowRecord]]:
+    records = ReplayRecords(home)
+    plan = records.plan()
+    found = [] if plan is None else records.windows(plan)
+    if plan is None or not found:
+        raise ReplayError(
+            f"Replay in {home.root}",
+            expected="a replayed window",
+            found="none",
+            fix="Run `ml-platform replay` first.",
+        )
+    return plan, found
+
+
+def _lines(
+    metric: str, figures: Mapping[str, PolicyFigures], records: list[WindowRecord]
+) -> dict[str, list[float | None]]:
+    """Return the values of ``metric`` by policy, one for each window; None where it has none."""
+    lines = {}
+    for name, policy in figures.items():
+        by_window = {each.window: each.metrics.get(metric) for each in policy.windows}
+        lines[name] = [by_window.get(each.window) for each in records]
+    return lines
