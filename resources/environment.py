@@ -27,6 +27,9 @@ SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     # Few retries, so that a crashed tracking server is noticed within seconds; the outbox keeps the record.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # On a busy machine a run worker takes minutes to load the definitions. After Dagster's 60 seconds the launch would
+    # count as failed, and its repetition would make the machine busier.
+    "DAGSTER_GRPC_TIMEOUT_SECONDS": "180",
     # OpenMP threads that spin while they wait make a shared machine four times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
     # Plots are files; matplotlib must not open a window.

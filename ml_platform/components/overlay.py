@@ -61,7 +61,8 @@ class Overlay(Settings):
             if isinstance(current, BaseModel) and isinstance(change, Mapping):
                 value = merged(current.model_dump(mode="json", exclude_unset=True), change)
             try:
-                found = TypeAdapter(field.annotation).validate_python(value)
+                annotation: Any = field.annotation
+                found = TypeAdapter(annotation).validate_python(value)
             except ValidationError as error:
                 raise self._error(declared, name, " ".join(str(error).split())) from error
             setattr(declared, name, found)
@@ -86,8 +87,10 @@ def merged(declared: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     found = dict(declared)
     for name, value in changes.items():
         current = found.get(name)
-        both = isinstance(value, Mapping) and isinstance(current, Mapping)
-        found[name] = merged(current, value) if both else value
+        if isinstance(value, Mapping) and isinstance(current, Mapping):
+            found[name] = merged(current, value)
+        else:
+            found[name] = value
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ml_platform.console.gateway_reach import reach
+from ml_platform.data.atomic import write_text
 from ml_platform.serving.bento_signing import SigningKeys
 from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, free_port
 from resources.addresses import LOOPBACK, address, port, port_variable
@@ -17,11 +18,15 @@ from resources.state_location import STATE_VARIABLE
 MAX_LOADED_VARIABLE = "ML_PLATFORM_MAX_LOADED"
 """Environment variable with the number of models that a host keeps loaded besides the warm ones; unset: no limit."""
 
+CODE_SERVER_SOCKET, CODE_LOCATION = "code.sock", "ml_platform"
+MAX_SOCKET_BYTES = 100
+
 
 def platform_processes(home: Home, repository: Path, *, headless: bool = False) -> ProcessPlan:
     """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports.
 
-    Without people who look, ``headless`` leaves out webserver, MLflow and reports.
+    Without people who look, ``headless`` leaves out webserver, MLflow and reports. The code is then loaded once: the
+    daemon would load it anew every minute, and nobody edits it.
     """
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
@@ -64,9 +69,38 @@ def platform_processes(home: Home, repository: Path, *, headless: bool = False) 
         ],
     )
     if headless:
-        kept = [each for each in plan.processes if each.port is None]
-        plan = plan.model_copy(update={"processes": kept})
+        plan = _without_people(plan, home, repository)
     return plan.model_copy(update=reach(home, gateway_settings()))
+
+
+def headless_workspace(home: Home, repository: Path) -> Path:
+    """Return the workspace file of a headless platform; it names the code server of the run folder.
+
+    The path of a unix socket has at most 107 bytes. In a deeper home, the daemon loads the code itself.
+    """
+    import yaml
+
+    socket = home.run.resolve() / CODE_SERVER_SOCKET
+    if len(bytes(socket)) > MAX_SOCKET_BYTES:
+        return repository / "workspace.yaml"
+    server = {"socket": str(socket), "location_name": CODE_LOCATION}
+    file = home.run / "workspace.yaml"
+    write_text(file, yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+    return file
+
+
+def _without_people(plan: ProcessPlan, home: Home, repository: Path) -> ProcessPlan:
+    workspace = headless_workspace(home, repository)
+    kept = [each for each in plan.processes if each.port is None and each.name != "daemon"]
+    programs = Path(sys.executable).parent
+    kept.append(ProcessSpec(name="daemon", command=[str(programs / "dagster-daemon"), "run", "-w", str(workspace)]))
+    if workspace.parent == home.run:
+        # The code server of a killed run leaves its socket.
+        (home.run / CODE_SERVER_SOCKET).unlink(missing_ok=True)
+        command = [str(programs / "dagster"), "api", "grpc", "--socket", str(home.run.resolve() / CODE_SERVER_SOCKET)]
+        command += ["-m", "ml_platform.definitions", "--location-name", CODE_LOCATION]
+        kept.append(ProcessSpec(name="code_server", command=command))
+    return plan.model_copy(update={"processes": kept})
 
 
 def serving_processes(home: Home) -> ProcessPlan:

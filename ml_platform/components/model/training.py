@@ -51,7 +51,12 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
             ),
             *_label_deps(model),
             *(
-                _dep(dg.AssetKey(["features", view.name]), model.view_scheme(view), model.scheme)
+                _dep(
+                    dg.AssetKey(["features", view.name]),
+                    model.view_scheme(view),
+                    model.scheme,
+                    reach=reach_of(view, model.prediction_lead),
+                )
                 for view in model.feature_set.views
             ),
         ],

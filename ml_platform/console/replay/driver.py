@@ -73,30 +73,34 @@ class Replay:
         return self.records.windows(self.plan)
 
     def _replayed(self, window: str, landing: Landing) -> WindowRecord:
-        started, since = time.monotonic(), time.time()
+        begun, is_repeated = self.records.begin_window(window, time.time())
         sent = self.records.sent(window)
         if sent is None:
             self.declared.land_arriving(landing, window)
             self._wait_for_features(window)
-            sent = self._send(window)
+            sent = self._send(window, is_repeated=is_repeated)
             self.records.store_sent(sent)
         self.declared.land_closed(landing, window)
         self.platform.settle(SETTLE_SECONDS)
         return window_record(
-            self.model.name, window, sent, self.platform, since=since, seconds=time.monotonic() - started
+            self.model.name, window, sent, self.platform, since=begun.at, seconds=time.time() - begun.at
         )
 
     def _wait_for_features(self, window: str) -> None:
-        """Wait for the training set of ``window``, after which its facts are online; a broken contract settles too."""
-        table = self.model.table
+        """Wait for the training set of ``window``, after which its facts are online, or until nothing follows any more.
+
+        Data that break their contract never get there, and the endpoint then answers with older facts.
+        """
+        table, started = self.model.table, time.time()
 
         def arrived() -> bool:
-            return self.platform.is_idle() and window in self._lake().digests(table, [window])
+            stored = window in self._lake().digests(table, [window])
+            return self.platform.is_idle() if stored else self.platform.is_quiet(started)
 
         self.platform.wait_until(arrived, f"the training set of {window}", SETTLE_SECONDS)
         self.platform.wait_until(self.platform.serves_desired, "serving of the desired state", SETTLE_SECONDS)
 
-    def _send(self, window: str) -> WindowSent:
+    def _send(self, window: str, *, is_repeated: bool) -> WindowSent:
         """Send the requests of ``window`` until each row has a logged prediction."""
         import httpx
 
@@ -115,7 +119,7 @@ class Replay:
                 fix="Declare prediction_time, or do not replay this model.",
             )
         requests = requests_of(window, rows, prediction_time, self.model.arrivals, self.model.declared.maximum_rows)
-        logged = self._logged(window, 0) if self.records.sending(window) else set()
+        logged = self._logged(window, 0) if is_repeated else set()
         missing, resent = [each for each in requests if each[0] not in logged], 0
         path = f"/v1/{self.model.name}/predict"
         for sending in range(1, SENDINGS + 1):

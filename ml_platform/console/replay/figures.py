@@ -180,6 +180,5 @@ def report_values(
 
 
 def _without_predictions(record: WindowRecord) -> WindowQuality:
-    return WindowQuality(
-        window=record.window, version=None, predictions=0, doubled=0, lost=record.sent.rows, n=0, metrics={}
-    )
+    lost = 0 if record.sent.champion is None else record.sent.rows
+    return WindowQuality(window=record.window, version=None, predictions=0, doubled=0, lost=lost, n=0, metrics={})

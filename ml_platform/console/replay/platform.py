@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from ml_platform.components.overlay import OVERLAY_VARIABLE
 from ml_platform.components.sensor_interval import INTERVAL_VARIABLE
 from ml_platform.console.replay.steps import ReplayError
+from ml_platform.console.services import CODE_LOCATION, headless_workspace
 from ml_platform.data.atomic import write_text
 from ml_platform.features.history_store import SCHEME
 from ml_platform.serving.desired_state import all_desired_states
@@ -33,6 +35,7 @@ from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.state.store import StateStore
 from resources.addresses import DEFAULT_PORTS, port_variable
 from resources.home import HOME_VARIABLE, Home
+from resources.home_version import prepare_home
 from resources.online_store import LOCATION_VARIABLE
 from resources.orchestration import open_instance
 from resources.profiles import REPOSITORY
@@ -42,7 +45,6 @@ SENSOR_SECONDS = 2
 """Interval of the sensors in a replay. Data time runs thousands of times faster than in production."""
 
 POLL_SECONDS = 0.5
-LOCATION = "ml_platform"
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def replay_environment(home: Home, overlay: Mapping[str, Any]) -> Iterator[None]
 
     The ports are free ones, so a replay runs beside a platform.
     """
+    prepare_home(home)
     file = home.root / "replay" / "overlay.yaml"
     write_text(file, yaml.safe_dump(dict(overlay), sort_keys=False))
     variables = {
@@ -80,12 +83,26 @@ class RunningPlatform:
 
     home: Home
     instance: dg.DagsterInstance
-    workspace: WorkspaceProcessContext
+    workspace_file: Path
     process: "subprocess.Popen[bytes]"
     state: StateStore = field(init=False)
+    workspace: WorkspaceProcessContext = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = open_state(self.home)
+
+    def connect(self, stack: ExitStack) -> Callable[[], bool]:
+        """Open the workspace, which ``stack`` closes; return a function that says whether its code is loaded."""
+        target = WorkspaceFileTarget([str(self.workspace_file)])
+        self.workspace = stack.enter_context(WorkspaceProcessContext(self.instance, target))
+
+        def is_loaded() -> bool:
+            if self.workspace.create_request_context().has_code_location(CODE_LOCATION):
+                return True
+            self.workspace.refresh_code_location(CODE_LOCATION)
+            return self.workspace.create_request_context().has_code_location(CODE_LOCATION)
+
+        return is_loaded
 
     @property
     def gateway(self) -> str:
@@ -95,7 +112,7 @@ class RunningPlatform:
     @property
     def repository(self) -> RemoteRepository:
         """The definitions of the project, as the daemon loads them."""
-        (found,) = self.workspace.create_request_context().get_code_location(LOCATION).get_repositories().values()
+        (found,) = self.workspace.create_request_context().get_code_location(CODE_LOCATION).get_repositories().values()
         return found
 
     def require_running(self) -> None:
@@ -129,7 +146,7 @@ class RunningPlatform:
         The gateway then serves the desired state.
         """
         started = datetime.now(UTC).timestamp()
-        self.wait_until(lambda: self._is_quiet(started), "that all sensors have nothing to do", seconds)
+        self.wait_until(lambda: self.is_quiet(started), "that all sensors have nothing to do", seconds)
         self.wait_until(self.serves_desired, "that the gateway serves the desired state", seconds)
 
     def is_idle(self) -> bool:
@@ -182,7 +199,11 @@ class RunningPlatform:
     def _open_runs(self) -> list[dg.DagsterRun]:
         return list(self.instance.get_runs(dg.RunsFilter(statuses=[*NOT_FINISHED_STATUSES])))
 
-    def _is_quiet(self, since: float) -> bool:
+    def is_quiet(self, since: float) -> bool:
+        """Return whether no run is open, and each sensor has looked since then, and after the last run, for nothing.
+
+        ``since`` is in seconds since 1970.
+        """
         if self._open_runs():
             return False
         last = self.instance.get_run_records(limit=1, order_by="update_timestamp")
@@ -225,10 +246,10 @@ def running_platform(home: Home, *, headless: bool, seconds: float = 180) -> Ite
             start_new_session=True,
         )
         stack.callback(_stop, process)
-        target = WorkspaceFileTarget([str(REPOSITORY / "workspace.yaml")])
-        workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
-        platform = RunningPlatform(home, instance, workspace, process)
+        file = headless_workspace(home, REPOSITORY) if headless else REPOSITORY / "workspace.yaml"
+        platform = RunningPlatform(home, instance, file, process)
         platform.wait_until(lambda: _is_up(home, process.pid), "a running gateway", seconds)
+        platform.wait_until(platform.connect(stack), "a code location", seconds)
         yield platform
 
 

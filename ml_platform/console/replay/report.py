@@ -1,6 +1,6 @@
 """Writes `replay.json` and `replay.html`: quality by policy, decisions with their reasons, drift, versions and cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,17 @@ def write_report(folder: Path, homes: Mapping[Policy, Home]) -> dict[str, Any]:
                     figures[NEVER] = policy_figures(NEVER, kept, own_records, computed=True)
     assert plan is not None
     found = report_values(plan, records, figures, period)
-    metrics = [name for name in METRICS_SHOWN if any(name in each.mean for each in figures.values())]
-    drawn = {**found, "metrics": metrics, "lines": {name: _lines(name, figures, records) for name in metrics}}
     write_json(folder / "replay.json", found)
-    write_text(folder / "replay.html", replay_page(drawn, period))
+    write_text(folder / "replay.html", replay_page(drawn_values(found, figures, records), period))
     return found
+
+
+def drawn_values(
+    report: Mapping[str, Any], figures: Mapping[str, PolicyFigures], records: Sequence[WindowRecord]
+) -> dict[str, Any]:
+    """Return ``report`` with the ``metrics`` that the page shows, and their ``lines``: metric, policy, values."""
+    metrics = [name for name in METRICS_SHOWN if any(name in each.mean for each in figures.values())]
+    return {**report, "metrics": metrics, "lines": {name: _lines(name, figures, records) for name in metrics}}
 
 
 def _read(home: Home) -> tuple[ReplayPlan, list[WindowRecord]]:
@@ -70,7 +76,7 @@ def _read(home: Home) -> tuple[ReplayPlan, list[WindowRecord]]:
 
 
 def _lines(
-    metric: str, figures: Mapping[str, PolicyFigures], records: list[WindowRecord]
+    metric: str, figures: Mapping[str, PolicyFigures], records: Sequence[WindowRecord]
 ) -> dict[str, list[float | None]]:
     """Return the values of ``metric`` by policy, one for each window; None where it has none."""
     lines = {}

@@ -37,10 +37,11 @@ class ReplayPlan(_Stored):
     windows: list[str] = Field(min_length=1)
 
 
-class SendingStarted(_Stored):
-    """That requests of a window may have been sent."""
+class WindowBegun(_Stored):
+    """The begin of a window: its requests may have been sent since."""
 
     window: str
+    at: float = Field(description="Wall-clock time in seconds since 1970.")
 
 
 class WindowSent(_Stored):
@@ -61,12 +62,12 @@ class WindowRecord(_Stored):
     decisions: list[dict[str, Any]] = Field(description="Decisions on retraining, on versions, and on rollouts.")
     drift: dict[str, Any] | None = Field(description="Summary of the drift check; none: not measured.")
     champion: int | None = Field(description="Champion after the window.")
-    runs: int = Field(description="Runs of Dagster since the record before.")
+    runs: int = Field(description="Runs of Dagster since the begin of the window.")
     failed_runs: list[str] = Field(description="Ids of those that failed.")
     run_seconds: float = Field(description="Duration of these runs together.")
     training_seconds: float = Field(description="Duration of those that trained.")
     trainings: int
-    seconds: float = Field(description="Wall-clock time of the window.")
+    seconds: float = Field(description="Wall-clock time of the window, interruptions included.")
 
 
 class ReplayRecords:
@@ -98,13 +99,15 @@ class ReplayRecords:
         """Return the stored plan; None before the first replay."""
         return _read(self.folder / PLAN_FILE, ReplayPlan)
 
-    def sending(self, window: str) -> bool:
-        """Return whether an earlier attempt may have sent requests of ``window``, and store that this one may."""
-        path = self.folder / f"{window}.sending.json"
-        if path.exists():
-            return True
-        write_json(path, SendingStarted(window=window).model_dump())
-        return False
+    def begin_window(self, window: str, at: float) -> tuple[WindowBegun, bool]:
+        """Return the begin of ``window``, which is ``at`` unless an earlier attempt began it, and whether one did."""
+        path = self.folder / f"{window}.begun.json"
+        before = _read(path, WindowBegun)
+        if before is not None:
+            return before, True
+        begun = WindowBegun(window=window, at=at)
+        write_json(path, begun.model_dump())
+        return begun, False
 
     def sent(self, window: str) -> WindowSent | None:
         """Return the record of the requests of ``window``; None while some may be missing."""

@@ -56,9 +56,10 @@ def test_a_stored_window_is_read_by_another_process(tmp_path: Path) -> None:
 
 
 def test_a_second_attempt_knows_that_requests_may_have_been_sent(tmp_path: Path) -> None:
-    assert ReplayRecords(Home(tmp_path)).sending("2013-04") is False
-    assert ReplayRecords(Home(tmp_path)).sending("2013-04") is True
-    assert ReplayRecords(Home(tmp_path)).sending("2013-05") is False
+    first, is_repeated = ReplayRecords(Home(tmp_path)).begin_window("2013-04", 10.0)
+    assert (first.at, is_repeated) == (10.0, False)
+    assert ReplayRecords(Home(tmp_path)).begin_window("2013-04", 20.0) == (first, True)
+    assert ReplayRecords(Home(tmp_path)).begin_window("2013-05", 20.0)[1] is False
 
 
 def test_more_windows_continue_a_replay(tmp_path: Path) -> None:
