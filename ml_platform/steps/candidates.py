@@ -417,7 +417,7 @@ def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None
         # Reading a view without partitions, or without a table, raises an error of its own.
         if scheme is None or not written:
             continue
-        needed = _needed_facts(model, view, scheme, first, last)
+        needed = needed_facts(model, view, scheme, first, last)
         missing = [key for key in needed if key not in written]
         if missing:
             raise LakeError(
@@ -428,9 +428,7 @@ def _require_facts(model: BoundModel, first: str, last: str, lake: Lake) -> None
             )
 
 
-def _needed_facts(
-    model: BoundModel, view: FeatureView, scheme: PartitionScheme, first: str, last: str
-) -> Sequence[str]:
+def needed_facts(model: BoundModel, view: FeatureView, scheme: PartitionScheme, first: str, last: str) -> Sequence[str]:
     """Return the partitions of ``view`` whose facts examples from ``first`` to ``last`` may read."""
     if not scheme.is_timed:
         return scheme.names

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ml_platform.components.code_record import code_metadata, record_code
-from ml_platform.components.declaration import on_new_inputs, partition_mapping
+from ml_platform.components.declaration import EARLIEST, on_new_inputs, partition_mapping
 from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import inline_image, label_metadata, training_set_schema, trials_table
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
 from ml_platform.data.partitions import PartitionScheme
+from ml_platform.features.view import FeatureView
 from ml_platform.steps.candidate_inputs import candidate_settings, candidate_version, fit_code
 from ml_platform.training.trainer import TrainerSettings
 from resources.dagster_home import HomeResource
@@ -132,8 +133,28 @@ def _label_deps(model: ModelAssets) -> list[dg.AssetDep]:
     return [dg.AssetDep(dg.AssetKey(["datasets", labels.dataset]), partition_mapping=mapping)]
 
 
-def _dep(key: dg.AssetKey, upstream: PartitionScheme | None, own: PartitionScheme | None) -> dg.AssetDep:
-    return dg.AssetDep(key, partition_mapping=partition_mapping(upstream, own))
+def _dep(
+    key: dg.AssetKey,
+    upstream: PartitionScheme | None,
+    own: PartitionScheme | None,
+    reach: timedelta = timedelta(),
+) -> dg.AssetDep:
+    is_timed = upstream is not None and own is not None and upstream.is_timed and own.is_timed
+    mapping = partition_mapping(upstream, own, reach=reach if is_timed else timedelta())
+    return dg.AssetDep(key, partition_mapping=mapping)
+
+
+def reach_of(view: FeatureView, prediction_lead: timedelta) -> timedelta:
+    """Return the time before a window whose facts of ``view`` its examples may read.
+
+    Automation waits for these partitions too. Several runs may fill a view in, and the run of a later part may end
+    before that of an earlier one.
+    """
+    if view.kind == "request":
+        return timedelta()
+    if view.tolerance_minutes is None:
+        return EARLIEST
+    return prediction_lead + timedelta(minutes=view.tolerance_minutes)
 
 
 def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
