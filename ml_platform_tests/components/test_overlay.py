@@ -8,7 +8,7 @@ from pydantic import Field
 from ml_platform.components.overlay import OVERLAY_VARIABLE, Overlay, OverlayError, read_overlay
 from ml_platform.components.sensor_interval import INTERVAL_VARIABLE, sensor_seconds
 from ml_platform.data.settings import Settings
-from ml_platform.steps.model import RetrainingSettings
+from ml_platform.steps.model_settings import RetrainingSettings
 
 
 class Declared(Settings):

@@ -45,6 +45,9 @@ SENSOR_SECONDS = 2
 """Interval of the sensors in a replay. Data time runs thousands of times faster than in production."""
 
 POLL_SECONDS = 0.5
+TICKS_READ = 10
+"""Last ticks of a sensor that are read to see what it requested."""
+
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class RunningPlatform:
     process: "subprocess.Popen[bytes]"
     state: StateStore = field(init=False)
     workspace: WorkspaceProcessContext = field(init=False)
+    _known_runs: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.state = open_state(self.home)
@@ -221,9 +225,22 @@ class RunningPlatform:
         ]
 
     def _looked_for_nothing(self, sensor: tuple[str, str], since: float) -> bool:
-        ticks = self.instance.get_ticks(*sensor, after=since, limit=10)
-        ended = [each for each in ticks if each.status in (TickStatus.SKIPPED, TickStatus.SUCCESS)]
+        ticks = self.instance.get_ticks(*sensor, limit=TICKS_READ)
+        # The run of a tick is created after the tick has ended, under load half a minute later.
+        if any(
+            not self._exists(run_id)
+            for tick in ticks
+            for run_id in (*tick.run_ids, *(tick.tick_data.reserved_run_ids or ()))
+        ):
+            return False
+        later = [each for each in ticks if each.timestamp > since]
+        ended = [each for each in later if each.status in (TickStatus.SKIPPED, TickStatus.SUCCESS)]
         return bool(ended) and not any(each.run_ids for each in ended)
+
+    def _exists(self, run_id: str) -> bool:
+        if run_id not in self._known_runs and self.instance.get_run_by_id(run_id) is not None:
+            self._known_runs.add(run_id)
+        return run_id in self._known_runs
 
 
 @contextmanager
