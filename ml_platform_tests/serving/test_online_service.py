@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ml_platform.features.history_store import HistoryStore
 from ml_platform.features.online_store import OnlineStore, Snapshot
 from ml_platform.features.snapshot_store import SnapshotStore
 from ml_platform.features.valkey_store import ValkeyStore
@@ -115,3 +116,22 @@ def test_service_reads_from_an_online_server_and_survives_its_loss(
         assert (response.status_code, response.json()["error"]["reason"]) == (503, "unavailable")
         assert address not in response.text
         assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_service_with_a_history_answers_a_past_request_as_it_would_have_then(
+    tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
+) -> None:
+    facts = pl.DataFrame(
+        {
+            "carrier": ["UA"] * 3,
+            "known_at": [FIRST + timedelta(hours=hours) for hours in (0, 1, 30)],
+            "mean": [40.0, -20.0, 99.0],
+        }
+    )
+    store = HistoryStore(tmp_path / "history")
+    store.publish(Snapshot(VIEW, facts, FIRST + timedelta(days=2)))
+    with running_service(built_bento, tmp_path / "service", store.location) as url:
+        # Predictions are made two hours before departure: at 9:40, 10:00, and before the first fact.
+        assert predicted_score(url, departs="2013-07-01T11:40:00Z") == expected(toy, 40.0, 40.0)
+        assert predicted_score(url, departs="2013-07-01T12:00:00Z") == expected(toy, -20.0, 0.0)
+        assert predicted_score(url, departs="2013-07-01T10:00:00Z") == expected(toy, np.nan, np.nan)
