@@ -26,7 +26,7 @@ def platform_processes(home: Home, repository: Path, *, headless: bool = False) 
     """Return the plan of `ml-platform up`: gateway and services, webserver, daemon, MLflow and the reports.
 
     Without people who look, ``headless`` leaves out webserver, MLflow and reports. The code is then loaded once: the
-    daemon would load it anew every minute, and nobody edits it.
+    daemon would load it again every minute, and nobody edits it.
     """
     programs = Path(sys.executable).parent
     web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")

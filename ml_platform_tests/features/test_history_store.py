@@ -61,32 +61,32 @@ def rows_of(found: pl.DataFrame) -> RowColumns:
 
 @pytest.mark.parametrize("declared", [HOURLY, view(), view(entity=[], key_types={}, tolerance_minutes=30)])
 def test_each_request_gets_the_facts_of_its_prediction_time(declared: FeatureView, tmp_path: Path) -> None:
-    log, asked = facts(), requests()
+    log, made = facts(), requests()
     if not declared.entity:
         log = log.drop("shop")
     features, store = FeatureSet([declared]), HistoryStore(tmp_path)
     store.publish(recent_facts(declared, log.lazy(), WATERMARK))
-    served = features.serving_plan.serve(rows_of(asked), store)
-    numbered = asked.with_row_index("at").lazy()
+    served = features.serving_plan.serve(rows_of(made), store)
+    numbered = made.with_row_index("at").lazy()
     expected = features.as_of(numbered, {"shop": log.lazy()}).collect().sort("at")
     assert expected["shop__riders"].null_count() < expected.height / 2  # a table of nulls would pass
     assert served.frame.equals(expected.select(features.feature_names))
-    assert served.as_of.equals(asked["predict_at"].alias("as_of"))
+    assert served.as_of.equals(made["predict_at"].alias("as_of"))
 
 
 def test_the_skew_check_recomputes_requests_of_one_arrival(tmp_path: Path) -> None:
     log = facts()
-    asked = requests().filter(pl.col("predict_at").dt.truncate("1d") == START + timedelta(days=1))
+    made = requests().filter(pl.col("predict_at").dt.truncate("1d") == START + timedelta(days=1))
     features, store = FeatureSet([HOURLY]), HistoryStore(tmp_path)
     store.publish(recent_facts(HOURLY, log.lazy(), WATERMARK))
-    hours = asked.with_columns(hour=(pl.col("predict_at") - timedelta(minutes=15)).dt.truncate("1h"))
+    hours = made.with_columns(hour=(pl.col("predict_at") - timedelta(minutes=15)).dt.truncate("1h"))
     logged = []
     for _, group in hours.group_by("hour", maintain_order=True):
         served = features.serving_plan.serve(rows_of(group), store)
         assert list(served.watermarks) == ["shop"]
         logged.append(features_to_log(group.drop("hour"), served))
     report = compare_features(features, pl.concat(logged), {"shop": log.lazy()})
-    assert (report.rows, report.mismatches) == (asked.height, [])
+    assert (report.rows, report.mismatches) == (made.height, [])
 
 
 def test_requests_of_several_arrivals_have_no_watermark(tmp_path: Path) -> None:

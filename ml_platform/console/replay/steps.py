@@ -29,7 +29,7 @@ class _Stored(BaseModel):
 
 
 class ReplayPlan(_Stored):
-    """What is replayed in one home. Going on with another plan would mix two replays."""
+    """The replay of one home. Going on with another plan would mix two replays."""
 
     domain: str
     model: str
