@@ -28,6 +28,9 @@ from ml_platform.tasks.task import Task
 Rows = npt.NDArray[np.int64]
 """Numbers of rows."""
 
+ESTIMATORS = "estimator/"
+"""Start of the cursors of fitted estimators, which go on with model and version."""
+
 CONFIDENCE = 0.95
 MAXIMUM_GROUPS = 60
 """Blocks of the evaluation are joined to at most so many, for the error of the estimate."""

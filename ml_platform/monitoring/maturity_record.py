@@ -19,7 +19,8 @@ LEARNT_DAYS = 92
 LEARNT_LABELS = 50_000
 """Labels from which on no earlier day is read."""
 
-_PREFIX = "label_maturity/"
+LABEL_MATURITY = "label_maturity/"
+"""Start of the cursors of maturity curves, which go on with the model."""
 
 
 def maturity_curve(
@@ -40,13 +41,13 @@ def maturity_curve(
             break
     curve = learn_curve(pl.concat(parts), last.isoformat()) if parts else None
     if curve is not None:
-        write_cursor(lake.state, f"{_PREFIX}{model}", curve.model_dump(mode="json"))
+        write_cursor(lake.state, f"{LABEL_MATURITY}{model}", curve.model_dump(mode="json"))
     return curve
 
 
 def read_maturity_curve(state: StateStore, model: str) -> MaturityCurve | None:
     """Return the stored curve of ``model``; None before the first one."""
-    found: Any = read_cursor(state, f"{_PREFIX}{model}")
+    found: Any = read_cursor(state, f"{LABEL_MATURITY}{model}")
     return None if found is None else MaturityCurve.model_validate(found)
 
 

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from ml_platform.data.lake import Lake
 from ml_platform.monitoring.drift_history import move_drift_history
+from ml_platform.monitoring.estimates import ESTIMATORS
+from ml_platform.monitoring.maturity_record import LABEL_MATURITY
 from ml_platform.registry.approvals import APPROVAL_KIND, require_decider
 from ml_platform.registry.audit import MODEL_RENAMED
 from ml_platform.registry.champion_history import CHAMPION_KIND, current_champion
@@ -209,6 +211,9 @@ def _move_cursors(old: str, new: str, stores: PlatformStores) -> None:
     # The outcomes and the removal of personal values count segments; the copied ones are new. Waits are found again.
     areas = ("outcomes", "personal_values", WAITING_AREA)
     delete_cursors(stores.state, [f"{area}/{name}" for area in areas for name in (old, new)])
+    # These are computed again from the outcomes and from the evaluations.
+    estimators = [f"{ESTIMATORS}{old}/{version}" for version in cursors_below(stores.state, f"{ESTIMATORS}{old}/")]
+    delete_cursors(stores.state, [LABEL_MATURITY + old, *estimators])
 
 
 def _rename_registered(old: str, new: str, stores: PlatformStores) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from ml_platform.data.leftovers import Leftover, before, folder_size, old_folders, remove_folder
+from ml_platform.monitoring.estimates import ESTIMATORS
 from ml_platform.registry.champion_history import champion_history
 from ml_platform.registry.models import ModelVersion
 from ml_platform.registry.version_protection import champion_versions, protected_versions
@@ -141,7 +142,7 @@ class VersionCleaning:
             if (entry["model"], entry["version"]) in existing:
                 delete_cursors(self.stores.state, [DELETED_VERSIONS + name])
             else:
-                self._remove_content(entry["model"], entry["run_id"], entry["content_digest"])
+                self._remove_content(entry["model"], entry["version"], entry["run_id"], entry["content_digest"])
 
     def _kept_bentos(self, model: str) -> set[Path]:
         """Return the folders of the bentos of ``model`` that must stay."""
@@ -189,14 +190,15 @@ class VersionCleaning:
                 }
                 write_cursor(state, f"{DELETED_VERSIONS}{version.name}/{version.version}", entry)
                 registry.delete(version)
-            self._remove_content(version.name, version.run_id, version.content_digest)
+            self._remove_content(version.name, version.version, version.run_id, version.content_digest)
             remove_folder(self.stores.home.models / version.name / str(version.version))
             return True
 
         return remove
 
-    def _remove_content(self, model: str, run_id: str, content_digest: str) -> None:
-        """Delete the artifacts of a deleted version and its pins, unless another version has the same."""
+    def _remove_content(self, model: str, version: int, run_id: str, content_digest: str) -> None:
+        """Delete the estimator of a deleted version, and its artifacts and pins unless another version has the same."""
+        delete_cursors(self.stores.state, [f"{ESTIMATORS}{model}/{version}"])
         others = self.stores.registry.versions(model)
         if all(each.run_id != run_id for each in others):
             self.stores.registry.delete_artifacts(run_id)

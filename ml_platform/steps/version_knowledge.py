@@ -17,7 +17,7 @@ from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS, BootstrapSett
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence, bootstrap_blocks
 from ml_platform.evaluation.serial_dependence import serial_dependence
 from ml_platform.evaluation.verdict import Verdict
-from ml_platform.monitoring.estimates import Estimator, can_be_estimated, fit_estimator
+from ml_platform.monitoring.estimates import ESTIMATORS, Estimator, can_be_estimated, fit_estimator
 from ml_platform.monitoring.log_lines import DETAILS
 from ml_platform.monitoring.outcomes import OUTCOME
 from ml_platform.monitoring.performance import ExpectedInterval, ExpectedMetrics, LabelKnowledge
@@ -32,7 +32,6 @@ from ml_platform.tasks.row_losses import LOSS_METRICS
 from ml_platform.training.splits import LABEL
 
 VERSION = "version"
-_PREFIX = "estimator/"
 _DAYS_OF_UNIT = {"hour": 1 / 24, "day": 1.0, "week": 7.0}
 RESAMPLES = 200
 """Draws of the intervals of realised metrics; the standard error needs fewer than the gates do."""
@@ -76,7 +75,7 @@ def estimator_of(model: BoundModel, champion: ChampionRecord, stores: PlatformSt
         return None
     try:
         verdict = Verdict.model_validate(stored_verdict(stores.state, champion.verdict).content)
-        name, basis = f"{_PREFIX}{model.name}/{champion.version}", f"{verdict.table} {_code()}"
+        name, basis = f"{ESTIMATORS}{model.name}/{champion.version}", f"{verdict.table} {_code()}"
         stored = read_cursor(stores.state, name)
         if stored is not None and stored["basis"] == basis:
             return Estimator.model_validate(stored["estimator"])

@@ -26,6 +26,7 @@ from ml_platform.data.landing import Landing, LandingError
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import build_verdict
+from ml_platform.monitoring.estimates import ESTIMATORS
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.champion_history import CHAMPION_KIND, champion_history
 from ml_platform.registry.manifest import CodeInfo, HardwareInfo, Manifest
@@ -36,6 +37,7 @@ from ml_platform.registry.verdict_record import record_verdict
 from ml_platform.serving.bento_build import BentoVerification, BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.verified_bentos import record_verified_bento, verified_bento_of
+from ml_platform.state.cursors import cursors_below, write_cursor
 from ml_platform.state.schema import desired_states
 from ml_platform.state.sqlite_file import StateLockedError
 from ml_platform.state.store import StateStore
@@ -273,11 +275,14 @@ def test_old_versions_go_with_all_that_belongs_to_them_and_protected_ones_stay(f
     contents = {number: full.content(number) for number in full.versions()}
     inputs = {each.version: each.inputs_digest for each in full.registry.versions(MODEL)}
     artifacts = {each.version: full.home.artifacts / MODEL / each.run_id for each in full.registry.versions(MODEL)}
+    for number in contents:
+        write_cursor(full.stores.state, f"{ESTIMATORS}{MODEL}/{number}", {"basis": "an evaluation"})
     report = full.clean()
 
     assert report.problems == []
     assert report.model_versions == ["late 1", "late 6", "late 7"]
     assert full.versions() == set(contents) - OLD
+    assert set(map(int, cursors_below(full.stores.state, f"{ESTIMATORS}{MODEL}/"))) == set(contents) - OLD
     for number, content in contents.items():
         gone = number in OLD
         assert (full.registry.by_content(MODEL, content) is None) == gone

@@ -18,12 +18,15 @@ from ml_platform.components.model import evaluation, promotion, serving
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_home_stores
 from ml_platform.console.services import serving_processes
+from ml_platform.monitoring.estimates import ESTIMATORS
+from ml_platform.monitoring.maturity_record import LABEL_MATURITY
 from ml_platform.registry.audit import MODEL_RENAMED
 from ml_platform.registry.champion_history import champion_history, current_champion
 from ml_platform.registry.models import CHAMPION, PREVIOUS
 from ml_platform.registry.verdict_record import latest_verdict_of
 from ml_platform.serving.desired_state import read_desired_state
 from ml_platform.serving.processes import serve_temporarily
+from ml_platform.state.cursors import read_cursor, write_cursor
 from ml_platform.steps.lifecycle import LifecycleDecision, LifecycleError, LifecycleStep, retirement_of_model
 from ml_platform.steps.model_rename import rename_of_model
 from ml_platform.steps.monitoring import ingest_predictions
@@ -90,17 +93,22 @@ def test_rename_killed_inside_its_transaction_has_changed_nothing_and_the_next_o
     rows = pl.DataFrame({"id": [1, 2]})
     stores.lake.write(f"models/{OLD}/{table}", rows, "2024-01")
     stores.lake.catalog.pin([(f"models/{OLD}/{table}", 0)], f"model/{OLD}/digest")
+    computed = [f"{LABEL_MATURITY}{OLD}", f"{ESTIMATORS}{OLD}/1"]
+    for name in computed:
+        write_cursor(stores.state, name, {})
     program = f"from pathlib import Path as P; from {__name__} import rename_and_die as die; die(P({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
 
     assert done.returncode == -signal.SIGKILL
     assert stores.lake.scan(f"models/{OLD}/{table}").drop("partition").collect().equals(rows)
     assert not stores.lake.exists(f"models/{NEW}/{table}")
+    assert [read_cursor(stores.state, name) for name in computed] == [{}, {}]
     assert list(stores.lake.catalog.pins()) == [f"model/{OLD}/digest"]
     (step,) = rename_of_model(OLD, model(NEW), stores, DECISION, declared(NEW))
     step.run()
     assert stores.lake.scan(f"models/{NEW}/{table}").drop("partition").collect().equals(rows)
     assert list(stores.lake.catalog.pins()) == [f"model/{NEW}/digest"]
+    assert [read_cursor(stores.state, name) for name in computed] == [None, None]
     assert stores.audit.former_names(NEW) == [OLD]
 
 
