@@ -85,7 +85,7 @@ def running_site(home: Home, project: Path, variables: Mapping[str, str]) -> Ite
             process.wait(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Yield a headless Chromium."""
     if CHROMIUM is None or DRIVER is None:
