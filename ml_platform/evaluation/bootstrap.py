@@ -158,7 +158,7 @@ class Bootstrap:
     def difference(self, candidate: str, champion: str, metric: str) -> Difference:
         """Return the improvement of ``candidate`` over ``champion``, paired by resample."""
         sign = 1.0 if self.is_higher_better(metric) else -1.0
-        value = sign * (self._point(candidate, metric) - self._point(champion, metric))
+        value = sign * (self._point(candidate, metric) - self._point(champion, metric)) + 0.0  # never -0.0
         paired = sign * (self.draws[candidate][metric] - self.draws[champion][metric])
         influence = self.influence[candidate][metric] - self.influence[champion][metric] if self.influence else None
         error, freedom = self._standard_error(paired, influence)

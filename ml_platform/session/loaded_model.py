@@ -158,7 +158,7 @@ class LoadedModel:
         numbers = [f"{name} {self.metrics[name]:.4g}" for name in predictor.task.metrics if name in self.metrics]
         lines = [
             f"{self.name}, version {self.version} ({manifest.trainer}, {manifest.partition})",
-            f"  trained on {manifest.training_rows:,} rows, {len(predictor.encoder.feature_names)} features",
+            f"  training set of {manifest.training_rows:,} rows, {len(predictor.encoder.feature_names)} features",
             f"  request: {', '.join(self.request_fields)}",
             f"  evaluation: {', '.join(numbers) or 'none'}",
         ]
