@@ -19,8 +19,11 @@ RUNS_SHOWN = 50
 CHECK_KINDS = {"performance_regression": "performance_regression", "quality": "landed_data_unusual"}
 """Kinds of alerts of single checks, by the name of the check."""
 
-NOT_ALERTED = frozenset({"landed", "schema", "expectations", "no_drift", "approved", "domain_loads"})
-"""Checks without an alert: other sources know them by partition, or a person decides on them."""
+NOT_ALERTED = frozenset({"landed", "schema", "expectations", "no_drift", "approved", "domain_loads", "fitted"})
+"""Checks without an alert: other sources know them by partition, a person decides on them, or a declaration did.
+
+A candidate is not fitted where its declaration requires a GPU and the machine has none.
+"""
 
 RESULT_ASSET = "evaluation"
 """Last part of the keys of assets whose checks are gates: a verdict on a candidate is a result and not a failure."""

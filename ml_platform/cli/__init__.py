@@ -412,8 +412,8 @@ def main() -> None:
     So does the error of a damaged, locked or full store of the home.
     """
     environment.apply()
-    # Dagster warns about a beta parameter for each partitioned asset; users cannot act on it.
-    warnings.filterwarnings("ignore", message=r".*is currently in beta")
+    # Dagster warns about a parameter or function for each partitioned asset; users cannot act on it.
+    warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview)")
     try:
         app()
     except Exception as error:

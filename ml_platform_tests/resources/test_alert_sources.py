@@ -33,14 +33,14 @@ ASSETS = Path("/unused")
     tags={"domain": "aviation"},
     check_specs=[
         dg.AssetCheckSpec(name, asset=dg.AssetKey(["late", "champion"]))
-        for name in ("performance_regression", "skew", "no_drift")
+        for name in ("performance_regression", "skew", "no_drift", "fitted")
     ],
 )
 def champion():
     if "run" in BROKEN:
         raise ValueError("no memory")
     yield dg.MaterializeResult()
-    for name in ("performance_regression", "skew", "no_drift"):
+    for name in ("performance_regression", "skew", "no_drift", "fitted"):
         severity = dg.AssetCheckSeverity.ERROR if name == "skew" else dg.AssetCheckSeverity.WARN
         yield dg.AssetCheckResult(
             check_name=name, passed=name not in BROKEN, severity=severity, description=f"{name} is bad"
@@ -93,7 +93,7 @@ def test_checks_and_runs_fire_until_they_pass_and_the_sensor_sends_both(home: Ho
         return str(sensor.evaluate_tick(context).skip_message)
 
     with dg.instance_for_test() as instance:
-        run(instance, "performance_regression", "skew", "no_drift")
+        run(instance, "performance_regression", "skew", "no_drift", "fitted")
         found = sorted(check_alerts(instance, keys, domains), key=lambda each: each.subject)
         ticks = [tick(instance), tick(instance)]
         run(instance, "run", **{"dagster/schedule_name": "late_monitor"})
