@@ -91,6 +91,11 @@ class TrackRecord(BaseModel):
 
 def track_record(periods: Sequence[Period], metric: str) -> TrackRecord:
     """Return the record of the estimates of ``metric`` over the last 12 of ``periods`` whose labels leave no doubt."""
+    compared = [
+        period for period in periods
+        if period.evaluated and period.label_state == "complete" and not period.pending
+        and metric in period.metrics and metric in period.estimates
+    ]  # fmt: skip
     found = [
         PastEstimate(
             start=period.start,
@@ -100,11 +105,9 @@ def track_record(periods: Sequence[Period], metric: str) -> TrackRecord:
             high=period.estimates[metric].high,
             realised=period.metrics[metric],
         )
-        for period in periods
-        if period.evaluated and period.label_state == "complete" and not period.pending
-        and metric in period.metrics and metric in period.estimates
-    ]  # fmt: skip
-    return TrackRecord(metric=metric, past=found[-PERIODS_COUNTED:])
+        for period in compared[-PERIODS_COUNTED:]
+    ]
+    return TrackRecord(metric=metric, past=found)
 
 
 def track_records(periods: Sequence[Period]) -> dict[str, TrackRecord]:

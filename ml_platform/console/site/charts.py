@@ -5,7 +5,7 @@ A page has dozens of charts. As text of a few hundred bytes each they cost no li
 
 from collections.abc import Mapping, Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ml_platform.console.site.model_overview import QualityPoint, QualitySeries
 from ml_platform.evaluation.reliability import ReliabilityBin
@@ -53,8 +53,8 @@ def quality_chart(series: QualitySeries) -> Markup:
         for x, y, each in _places_by_period(points, series, low, high):
             if each.low is not None:
                 bar = (_height(_upper(each), low, high), _height(_lower(each), low, high))
-                line = Markup('<line class="of-{0}" x1="{1:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{3:.1f}"/>')
-                parts.append(line.format(kind, x, *bar))
+                ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{bar[0]:.1f}" y2="{bar[1]:.1f}"'
+                parts.append(Markup(f'<line class="of-{kind}" {ends}/>'))
             doubts = ", labels with doubts" if each.is_doubtful else ""
             name = f"{kind} doubtful" if each.is_doubtful else kind
             parts.append(_dot(name, x, y, f"{each.label}, {kind}: {_text(each)}{doubts}"))
@@ -180,6 +180,5 @@ def _text(point: QualityPoint) -> str:
 
 
 def _dot(kind: str, x: float, y: float, title: str) -> Markup:
-    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>').format(
-        kind, x, y, title
-    )
+    # `Markup.format` takes ten times as long, and a home page has thousands of dots. Only the title is foreign text.
+    return Markup(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(title)}</title></circle>')

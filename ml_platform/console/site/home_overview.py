@@ -133,7 +133,7 @@ def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Ma
     with audit.state.read():
         served = all_desired_states(audit.state).readable
         for each in known_models(audit, declared, served):
-            found = model_overview(audit, each, served.get(each.name), partitions=PARTITIONS_SHOWN)
+            found = model_overview(audit, each, served.get(each.name), partitions=PARTITIONS_SHOWN, series=1)
             models.setdefault(each.domain, []).append(found)
         return HomeOverview(
             models=models,

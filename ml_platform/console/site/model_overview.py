@@ -137,8 +137,12 @@ def model_overview(
     *,
     partitions: int,
     decisions: int = 0,
+    series: int | None = None,
 ) -> ModelOverview:
-    """Return the state of a model with its last ``partitions`` judged partitions and its last ``decisions``."""
+    """Return the state of a model with its last ``partitions`` judged partitions and its last ``decisions``.
+
+    ``series`` is the number of metrics over time, the headline first; None: all.
+    """
     state, name = audit.state, declared.name
     judged = last_judged(state, name, partitions)
     champion = current_champion(audit, name)
@@ -148,7 +152,7 @@ def model_overview(
         declared=declared,
         champion=champion,
         metrics={} if evaluated is None else evaluated.metrics,
-        quality=quality_series(judged, periods),
+        quality=quality_series(judged, periods, series),
         judged=judged,
         drift=drift_history(state, name)[-partitions:],
         serving=serving,
@@ -170,9 +174,14 @@ def last_champions(audit: AuditLog, model: str) -> list[int]:
     return found
 
 
-def quality_series(judged: Sequence[JudgedPartition], periods: Sequence[Period]) -> list[QualitySeries]:
-    """Return one series for each metric that has an interval in the last evaluation, in alphabetical order."""
-    names = interval_metrics(judged[-1].metrics) if judged else []
+def quality_series(
+    judged: Sequence[JudgedPartition], periods: Sequence[Period], count: int | None = None
+) -> list[QualitySeries]:
+    """Return one series for each metric with an interval in the last evaluation, in the order of the pages.
+
+    Only the first ``count`` of them are returned; None: all.
+    """
+    names = interval_metrics(judged[-1].metrics)[:count] if judged else []
     return [
         QualitySeries(
             metric=name,
