@@ -6,7 +6,7 @@ The number of open alerts bounds each query, and the number of queued messages t
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from ml_platform.alerts.lifecycle import Transitions
 from ml_platform.alerts.notices import Message, Notice, Plan
 from ml_platform.alerts.settings import Silence
 from ml_platform.state.schema import alert_messages, alert_notices, alert_silences, alerts
-from ml_platform.state.store import StateStore
+from ml_platform.state.store import StateStore, time_text
 
 KEPT_DAYS = 180
 """Days for which ended alerts and ended silences stay."""
@@ -47,7 +47,7 @@ def open_alerts(state: StateStore) -> list[StoredAlert]:
 
 def last_resolved(state: StateStore, after: datetime) -> list[StoredAlert]:
     """Return the alerts that ended after ``after``, the latest first."""
-    query = sa.select(alerts).where(alerts.c.resolved_at > _text(after)).order_by(alerts.c.resolved_at.desc())
+    query = sa.select(alerts).where(alerts.c.resolved_at > time_text(after)).order_by(alerts.c.resolved_at.desc())
     return _alerts(state, query)
 
 
@@ -95,9 +95,9 @@ def store_plan(state: StateStore, found: Plan) -> None:
                     receiver=message.receiver,
                     key=message.key,
                     body=json.dumps(message_body(message)),
-                    created_at=_text(message.created_at),
+                    created_at=time_text(message.created_at),
                     attempts=0,
-                    next_at=_text(message.created_at),
+                    next_at=time_text(message.created_at),
                     problem="",
                 )
             )
@@ -108,10 +108,10 @@ def store_plan(state: StateStore, found: Plan) -> None:
                     alert_id=notice.alert_id,
                     route=notice.route,
                     severity=notice.severity,
-                    first_at=_text(notice.first_at),
-                    last_at=_text(notice.last_at),
+                    first_at=time_text(notice.first_at),
+                    last_at=time_text(notice.last_at),
                     receivers=json.dumps(notice.receivers),
-                    escalated_at=None if notice.escalated_at is None else _text(notice.escalated_at),
+                    escalated_at=None if notice.escalated_at is None else time_text(notice.escalated_at),
                 )
             )
         for key in found.ended:
@@ -123,7 +123,7 @@ def message_body(message: Message) -> dict[str, Any]:
     return {
         "route": message.route,
         "stage": message.stage,
-        "created_at": _text(message.created_at),
+        "created_at": time_text(message.created_at),
         "alerts": [_values(each) for each in message.alerts],
     }
 
@@ -160,14 +160,14 @@ def delete_message(state: StateStore, message: QueuedMessage) -> None:
 
 def postpone_message(state: StateStore, message: QueuedMessage, problem: str, next_at: datetime) -> None:
     """Record a failed attempt to send ``message``, and the time of the next one."""
-    values = {"attempts": message.attempts + 1, "problem": problem, "next_at": _text(next_at)}
+    values = {"attempts": message.attempts + 1, "problem": problem, "next_at": time_text(next_at)}
     with state.write() as connection:
         connection.execute(sa.update(alert_messages).where(alert_messages.c.id == message.id).values(**values))
 
 
 def acknowledge(state: StateStore, ids: Iterable[int], by: str, note: str, now: datetime) -> None:
     """Record that ``by`` takes care of the alerts ``ids``: they are neither repeated nor escalated."""
-    values = {"acknowledged_at": _text(now), "acknowledged_by": by, "note": note}
+    values = {"acknowledged_at": time_text(now), "acknowledged_by": by, "note": note}
     with state.write() as connection:
         connection.execute(sa.update(alerts).where(alerts.c.id.in_(list(ids))).values(**values))
 
@@ -179,10 +179,10 @@ def add_silence(state: StateStore, silence: Silence, now: datetime) -> None:
             sa.insert(alert_silences).values(
                 kind=next(iter(silence.kinds), ""),
                 subject=next(iter(silence.subjects), ""),
-                until=_text(silence.until),
+                until=time_text(silence.until),
                 reason=silence.reason,
                 actor=silence.by,
-                created_at=_text(now),
+                created_at=time_text(now),
             )
         )
 
@@ -190,14 +190,14 @@ def add_silence(state: StateStore, silence: Silence, now: datetime) -> None:
 def end_silences(state: StateStore, kind: str, subject: str, now: datetime) -> int:
     """End the silences of ``kind`` and ``subject`` at ``now``, and return their number."""
     column = alert_silences.c
-    chosen = (column.kind == kind) & (column.subject == subject) & (column.until > _text(now))
+    chosen = (column.kind == kind) & (column.subject == subject) & (column.until > time_text(now))
     with state.write() as connection:
-        return connection.execute(sa.update(alert_silences).where(chosen).values(until=_text(now))).rowcount
+        return connection.execute(sa.update(alert_silences).where(chosen).values(until=time_text(now))).rowcount
 
 
 def stored_silences(state: StateStore, now: datetime) -> list[Silence]:
     """Return the stored silences that are not over at ``now``."""
-    query = sa.select(alert_silences).where(alert_silences.c.until > _text(now)).order_by(alert_silences.c.id)
+    query = sa.select(alert_silences).where(alert_silences.c.until > time_text(now)).order_by(alert_silences.c.id)
     with state.read() as connection:
         rows = connection.execute(query).all()
     return [
@@ -214,7 +214,7 @@ def stored_silences(state: StateStore, now: datetime) -> list[Silence]:
 
 def forget_old(state: StateStore, now: datetime) -> None:
     """Delete alerts and silences that ended more than :data:`KEPT_DAYS` ago."""
-    limit = _text(now - timedelta(days=KEPT_DAYS))
+    limit = time_text(now - timedelta(days=KEPT_DAYS))
     with state.write() as connection:
         connection.execute(sa.delete(alerts).where(alerts.c.resolved_at < limit))
         connection.execute(sa.delete(alert_silences).where(alert_silences.c.until < limit))
@@ -233,7 +233,7 @@ def _alert(values: dict[str, Any]) -> StoredAlert:
 
 def _values(alert: StoredAlert) -> dict[str, Any]:
     values = asdict(alert)
-    return {name: _text(value) if isinstance(value, datetime) else value for name, value in values.items()}
+    return {name: time_text(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 def _delete_notice(connection: sa.Connection, key: tuple[int, str]) -> None:
@@ -241,8 +241,3 @@ def _delete_notice(connection: sa.Connection, key: tuple[int, str]) -> None:
     connection.execute(
         sa.delete(alert_notices).where(alert_notices.c.alert_id == alert_id, alert_notices.c.route == route)
     )
-
-
-def _text(at: datetime) -> str:
-    # Of equal width, so that texts are in the order of time.
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ml_platform.components.platform_assets import HOUSEKEEPING
+from ml_platform.components.sensor_interval import sensor_seconds
 from resources.dagster_home import HomeResource
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def alerts_sensor() -> dg.SensorDefinition:
         # Dagster wants a target; the sensor requests no run.
         target=dg.AssetSelection.assets(HOUSEKEEPING),
         description="Evaluates failed runs, checks, drift, rollouts and services, and sends alerts by alerts.yaml.",
-        minimum_interval_seconds=INTERVAL_SECONDS,
+        minimum_interval_seconds=sensor_seconds(INTERVAL_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def _alerts(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:

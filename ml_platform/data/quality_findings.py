@@ -63,6 +63,10 @@ class Finding:
         }
 
 
+FINDING_COLUMNS = ("subject", "kind", "column", "severity", "what", "how_bad", "since")
+"""Columns of a table of findings, as :meth:`Finding.record` has them."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """One measured value beside the usual one; ``limit`` is the largest usual difference."""

@@ -7,7 +7,7 @@ changes afterwards. Each query reads a bounded number of rows.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from ml_platform.data.canonical import value_digest
 from ml_platform.monitoring.retraining_policy import Reason, RetrainingDecision, Spending
 from ml_platform.monitoring.retraining_settings import RetrainingPolicy
 from ml_platform.state.schema import retraining_decisions
-from ml_platform.state.store import StateStore
+from ml_platform.state.store import StateStore, time_text
 
 RETRAINING_KIND = "retraining"
 """Kind of the audit record of a decision on retraining under a declared policy."""
@@ -107,8 +107,8 @@ def record_decision(
                 **key,
                 retrain=decision.retrain,
                 because=json.dumps([each.model_dump(mode="json") for each in decision.because]),
-                data_time=_utc(decision.data_time),
-                decided_at=_utc(now),
+                data_time=time_text(decision.data_time),
+                decided_at=time_text(now),
                 state="requested" if decision.retrain else "declined",
                 runs=0,
                 failures=0,
@@ -164,7 +164,9 @@ def decided_until(state: StateStore, model: str) -> datetime | None:
 
 def spending(state: StateStore, model: str, after: datetime, until: datetime) -> Spending:
     """Return the training runs of the decisions with a data clock after ``after`` and until ``until``."""
-    within = (_COLUMNS.model == model) & (_COLUMNS.data_time > _utc(after)) & (_COLUMNS.data_time <= _utc(until))
+    within = (
+        (_COLUMNS.model == model) & (_COLUMNS.data_time > time_text(after)) & (_COLUMNS.data_time <= time_text(until))
+    )
     query = sa.select(sa.func.sum(_COLUMNS.runs), sa.func.sum(_COLUMNS.run_seconds)).where(within)
     with state.read() as connection:
         runs, seconds = connection.execute(query).one()
@@ -235,8 +237,3 @@ def _recorded(row: Row[Any]) -> RecordedDecision:
 
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
-
-
-def _utc(at: datetime) -> str:
-    # Of equal width, so that texts are in the order of time.
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -6,7 +6,7 @@ The registry trusts the digest and the audit record, not the process that evalua
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ml_platform.registry.audit import AuditLog, AuditRecord
 from ml_platform.registry.champion_history import ChampionRecord
 from ml_platform.registry.models import ModelVersion
 from ml_platform.state.schema import audit_records, verdicts
-from ml_platform.state.store import StateStore
+from ml_platform.state.store import StateStore, time_text
 
 VERDICT_KIND = "verdict"
 
@@ -342,7 +342,7 @@ def _insert_verdict(
             evidence=verdict["evidence"],
             verdict=canonical_json(verdict).decode(),
             metrics=canonical_json(metrics).decode(),
-            recorded_at=_utc(record.at),
+            recorded_at=time_text(record.at),
         )
     )
 
@@ -379,7 +379,3 @@ def _promotion_error(version: ModelVersion, expected: str, found: str, fix: str)
     return PromotionError(
         f"Promotion of '{version.name}' version {version.version}", expected=expected, found=found, fix=fix
     )
-
-
-def _utc(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Self
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.state.schema import client_keys, clients
-from ml_platform.state.store import StateStore
+from ml_platform.state.store import StateStore, time_text
 
 CLIENT_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"
 MODEL_PATTERN = r"^[A-Za-z0-9_.-]{1,200}$"
@@ -115,10 +115,10 @@ def rotate_key(state: StateStore, client: str, key: NewKey, at: datetime, old_va
     """Store another key of ``client``; return the ids of the keys that now end at ``old_valid_until``."""
     require_client(state, client)
     ends_later = (client_keys.c.client == client) & (client_keys.c.revoked_at.is_(None))
-    ends_later &= client_keys.c.valid_until.is_(None) | (client_keys.c.valid_until > _text(old_valid_until))
+    ends_later &= client_keys.c.valid_until.is_(None) | (client_keys.c.valid_until > time_text(old_valid_until))
     with state.write() as connection:
         old = list(connection.scalars(sa.select(client_keys.c.id).where(ends_later)))
-        connection.execute(client_keys.update().where(ends_later).values(valid_until=_text(old_valid_until)))
+        connection.execute(client_keys.update().where(ends_later).values(valid_until=time_text(old_valid_until)))
     _insert_key(state, client, key, at)
     return old
 
@@ -137,7 +137,7 @@ def revoke_keys(state: StateStore, client: str, at: datetime, key_id: str = "") 
                 found=f"the valid keys {listed(valid)}" if valid else "no valid key",
                 fix="`ml-platform keys list` shows the keys of each client.",
             )
-        connection.execute(client_keys.update().where(client_keys.c.id.in_(chosen)).values(revoked_at=_text(at)))
+        connection.execute(client_keys.update().where(client_keys.c.id.in_(chosen)).values(revoked_at=time_text(at)))
     return chosen
 
 
@@ -163,7 +163,7 @@ def require_client(state: StateStore, name: str) -> Client:
 
 
 def _insert_key(state: StateStore, client: str, key: NewKey, at: datetime) -> None:
-    values = {"id": key.id, "client": client, "secret_sha1": key.secret_sha1, "created_at": _text(at)}
+    values = {"id": key.id, "client": client, "secret_sha1": key.secret_sha1, "created_at": time_text(at)}
     with state.write() as connection:
         connection.execute(client_keys.insert().values(values))
 
@@ -191,7 +191,3 @@ def _key(row: Mapping[Any, Any]) -> ClientKey:
 
 def _instant(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -235,13 +235,18 @@ def serve_temporarily(plan: ProcessPlan, timeout_seconds: float = START_SECONDS)
         _wait_until_serving(plan, running, log, timeout_seconds)
         yield plan.gateway.url
     finally:
-        running.send_signal(signal.SIGTERM)
-        try:
-            running.wait(DRAIN_SECONDS + STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-            list(stop_orphaned_processes(plan.run))
+        stop_supervisor(running, plan.run)
+
+
+def stop_supervisor(running: "subprocess.Popen[bytes]", run: Path) -> None:
+    """End a supervisor of the run folder ``run`` and all of its processes, by force if they take too long."""
+    running.send_signal(signal.SIGTERM)
+    try:
+        running.wait(DRAIN_SECONDS + STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
+        list(stop_orphaned_processes(run))
 
 
 def free_port() -> int:

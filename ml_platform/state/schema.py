@@ -136,6 +136,9 @@ landing_profiles = Table(
     Index("ix_landing_profiles_dataset_id", "dataset", "id"),
 )
 
+TABLES_OF_DATASETS = (landed_files, contract_results, landing_profiles)
+"""Tables whose column `dataset` names a dataset: they follow its rename, and end with it."""
+
 cursors = Table(
     "cursors",
     metadata,

@@ -308,9 +308,14 @@ class StateStore:
         )
 
 
+def time_text(at: datetime) -> str:
+    """Return ``at`` as the store writes it: ISO 8601 in UTC with microseconds, so that texts sort by time."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
 def now_text() -> str:
-    """Return the time of now as the store writes it: ISO 8601 in UTC with microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    """Return the time of now as the store writes it."""
+    return time_text(datetime.now(UTC))
 
 
 def _begin_sqlite(connection: Connection) -> None:

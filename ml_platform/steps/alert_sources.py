@@ -11,6 +11,7 @@ from ml_platform.alerts.evaluation import AlertSource
 from ml_platform.monitoring.drift_history import drift_history
 from ml_platform.monitoring.retraining_records import last_training_decision
 from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.serving.processes import STATUS_FILE
 from ml_platform.serving.rollout import ROLLED_BACK, read_rollout
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.state.cursors import cursors_below, read_cursor, write_cursor
@@ -127,7 +128,7 @@ def rollout_alerts(state: StateStore, declared: Declared, now: datetime) -> list
 
 def service_alerts(home: Home, now: datetime) -> list[Alert]:
     """Return one alert per desired service that is not ready; none while the platform does not run here."""
-    file = home.run / "status.json"
+    file = home.run / STATUS_FILE
     status = read_serving_status(file)
     if status is None:
         return []

@@ -16,7 +16,7 @@ from ml_platform.data.landing import Landing
 from ml_platform.registry.approvals import require_decider
 from ml_platform.registry.audit import AuditLog
 from ml_platform.state.cursors import cursors_below, delete_cursors, read_cursor, write_cursor
-from ml_platform.state.schema import contract_results, landed_files, landing_profiles
+from ml_platform.state.schema import TABLES_OF_DATASETS, landed_files
 from ml_platform.state.store import StateStore
 from ml_platform.steps.lifecycle import (
     LifecycleDecision,
@@ -118,7 +118,7 @@ def _move(old: str, new: str, lake: Lake, audit: AuditLog, decision: LifecycleDe
     copied = copy_rows(lake, source, target)
     with lake.state.write() as connection:
         version = record_move(lake, copied, f"Dataset '{old}'")
-        for table in (landed_files, contract_results, landing_profiles):
+        for table in TABLES_OF_DATASETS:
             connection.execute(sa.delete(table).where(table.c.dataset == new))
             connection.execute(sa.update(table).where(table.c.dataset == old).values(dataset=new))
         # The sensor of the new name counts its ticks from 0, and requests only files that are not published.

@@ -20,7 +20,7 @@ from ml_platform.registry.missing_champion import retire_champion
 from ml_platform.serving.desired_state import DesiredState, all_desired_states, change_desired_state
 from ml_platform.serving.streams.declared_streams import store_streams
 from ml_platform.state.cursors import cursors_below, delete_cursors
-from ml_platform.state.schema import contract_results, landed_files, landing_profiles
+from ml_platform.state.schema import TABLES_OF_DATASETS
 from ml_platform.state.store import StateStore
 from ml_platform.steps.orphans import DeclaredNames
 from ml_platform.steps.platform_stores import PlatformStores
@@ -193,7 +193,7 @@ def _removal(table: str, lake: Lake, audit: AuditLog, decision: LifecycleDecisio
 
 def _remembers(state: StateStore, dataset: str) -> bool:
     with state.read() as connection:
-        for table in (landed_files, contract_results, landing_profiles):
+        for table in TABLES_OF_DATASETS:
             if connection.scalar(sa.select(sa.func.count()).where(table.c.dataset == dataset)):
                 return True
     return bool(_cursors(state, dataset))
@@ -201,7 +201,7 @@ def _remembers(state: StateStore, dataset: str) -> bool:
 
 def _forget(state: StateStore, dataset: str) -> None:
     with state.write() as connection:
-        for table in (landed_files, contract_results, landing_profiles):
+        for table in TABLES_OF_DATASETS:
             connection.execute(sa.delete(table).where(table.c.dataset == dataset))
         delete_cursors(state, _cursors(state, dataset))
 

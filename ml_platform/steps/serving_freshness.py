@@ -72,20 +72,18 @@ def check_store_staleness(model: BoundModel, stores: PlatformStores) -> list[Vie
     """
     if not model.has_time:
         return NOT_APPLICABLE
-    newest = {view.name: _newest(model, view, stores.lake) for view in _timed_views(model)}
-    views = [view for view in _timed_views(model) if newest[view.name] is not None]
-    if not views:
+    ends = ((view, _newest(model, view, stores.lake)) for view in _timed_views(model))
+    newest = [(view, known) for view, known in ends if known is not None]
+    if not newest:
         return NotEvaluated("No view has a source that landed.")
     try:
-        marks = _watermarks(stores.online_store, views)
+        marks = _watermarks(stores.online_store, [view for view, _ in newest])
     except (SnapshotError, OnlineServerError) as error:
         return NotEvaluated(str(error))
-    found = []
-    for view in views:
-        known, mark = newest[view.name], marks[view.name]
-        assert known is not None
-        found.append(ViewAge(view.name, max(known - mark, timedelta()), _limit(model, view), mark))
-    return found
+    return [
+        ViewAge(view.name, max(known - marks[view.name], timedelta()), _limit(model, view), marks[view.name])
+        for view, known in newest
+    ]
 
 
 def check_feature_age(model: BoundModel, stores: PlatformStores) -> list[ViewAge] | NotEvaluated:

@@ -12,6 +12,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+@contextmanager
+def served(server: socketserver.BaseServer) -> Iterator[None]:
+    """Serve in a thread during the body."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
 @dataclass
 class HttpSink:
     """An HTTP server on ``port``; it answers ``status`` and keeps the documents with their paths and headers."""
@@ -47,13 +59,8 @@ class HttpSink:
 
         with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
             self.port = server.server_address[1]
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
+            with served(server):
                 yield self
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @dataclass
@@ -91,10 +98,5 @@ class SmtpSink:
 
         with socketserver.ThreadingTCPServer(("127.0.0.1", self.port), Handler) as server:
             self.port = server.server_address[1]
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
+            with served(server):
                 yield self
-            finally:
-                server.shutdown()
-                thread.join()

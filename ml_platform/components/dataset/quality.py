@@ -21,6 +21,8 @@ def quality_result(judged: "Sequence[JudgedPartition]", settings: QualitySetting
 
     Partitions that cannot be judged pass, and the description says how many and why.
     """
+    from ml_platform.data.quality_findings import FINDING_COLUMNS
+
     findings = sorted((finding for each in judged for finding in each.findings), key=_order)
     bad = [each for each in findings if each.severity != "info"]
     critical = any(each.severity == "critical" for each in findings)
@@ -36,7 +38,7 @@ def quality_result(judged: "Sequence[JudgedPartition]", settings: QualitySetting
             "worst_severity": findings[0].severity if findings else "none",
             "findings": records_table(
                 (each.record() for each in findings),
-                ["subject", "kind", "column", "severity", "what", "how_bad", "since"],
+                FINDING_COLUMNS,
             ),
             **({"not_judged": reasons[0]} if reasons else {}),
         },

@@ -11,6 +11,7 @@ from ml_platform.components.metadata import records_table
 from ml_platform.components.model.model_assets import ModelAssets
 
 if TYPE_CHECKING:
+    from ml_platform.data.quality_findings import Finding
     from ml_platform.monitoring.prediction_gaps import GapReport
     from ml_platform.steps.feature_checks import NotEvaluated
     from ml_platform.steps.platform_stores import PlatformStores
@@ -81,28 +82,24 @@ def view_ages_result(name: str, check: str, found: "list[ViewAge] | NotEvaluated
     return _result(check, findings, metadata={"views": records_table(views)})
 
 
-def _result(check: str, findings: list[dict[str, Any]], metadata: dict[str, Any]) -> dg.AssetCheckResult:
+def _result(check: str, findings: "list[Finding]", metadata: dict[str, Any]) -> dg.AssetCheckResult:
+    from ml_platform.data.quality_findings import FINDING_COLUMNS
+
     more = f" ({len(findings) - 1} more)" if len(findings) > 1 else ""
-    names = ["subject", "kind", "column", "severity", "what", "how_bad", "since"]
     return dg.AssetCheckResult(
         check_name=check,
         passed=not findings,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{findings[0]['what']}{more}." if findings else FRESHNESS_CHECKS[check],
-        metadata={"findings": records_table(findings, names), **metadata},
+        description=f"{findings[0].what}{more}." if findings else FRESHNESS_CHECKS[check],
+        metadata={"findings": records_table((each.record() for each in findings), FINDING_COLUMNS), **metadata},
     )
 
 
-def _finding(name: str, kind: str, what: str, how_bad: float, since: datetime) -> dict[str, Any]:
-    return {
-        "subject": f"Model '{name}'",
-        "kind": kind,
-        "column": "",
-        "severity": "warning",
-        "what": what,
-        "how_bad": float(how_bad),
-        "since": since.astimezone(UTC).isoformat(),
-    }
+def _finding(name: str, kind: str, what: str, how_bad: float, since: datetime) -> "Finding":
+    from ml_platform.data.quality_findings import Finding
+
+    at = since.astimezone(UTC).isoformat()
+    return Finding(f"Model '{name}'", kind, "warning", what, how_bad=float(how_bad), since=at)
 
 
 def _hours(length: timedelta) -> float:

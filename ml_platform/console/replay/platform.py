@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from ml_platform.console.services import CODE_LOCATION, headless_workspace
 from ml_platform.data.atomic import write_text
 from ml_platform.features.history_store import SCHEME
 from ml_platform.serving.desired_state import all_desired_states
-from ml_platform.serving.processes import DRAIN_SECONDS, STATUS_FILE, STOP_SECONDS, UP_FILE, free_port
+from ml_platform.serving.processes import STATUS_FILE, UP_FILE, free_port, stop_supervisor
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.state.store import StateStore
 from resources.addresses import DEFAULT_PORTS, port_variable
@@ -262,7 +261,7 @@ def running_platform(home: Home, *, headless: bool, seconds: float = 180) -> Ite
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        stack.callback(_stop, process)
+        stack.callback(stop_supervisor, process, home.run)
         file = headless_workspace(home, REPOSITORY) if headless else REPOSITORY / "workspace.yaml"
         platform = RunningPlatform(home, instance, file, process)
         platform.wait_until(lambda: _is_up(home, process.pid), "a running gateway", seconds)
@@ -277,12 +276,3 @@ def _is_up(home: Home, pid: int) -> bool:
         and json.loads(file.read_text())["pid"] == pid
         and read_serving_status(home.run / STATUS_FILE) is not None
     )
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(DRAIN_SECONDS + STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -58,9 +58,7 @@ def quality_chart(series: QualitySeries) -> Markup:
             doubts = ", labels with doubts" if each.is_doubtful else ""
             name = f"{kind} doubtful" if each.is_doubtful else kind
             parts.append(_dot(name, x, y, f"{each.label}, {kind}: {_text(each)}{doubts}"))
-    for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
-        parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
-    return Markup("").join([*parts, Markup("</svg>")])
+    return Markup("").join([*parts, *_ends_of_axis(low, high), Markup("</svg>")])
 
 
 def reliability_chart(found: Reliability) -> Markup:
@@ -112,9 +110,13 @@ def lines_chart(metric: str, labels: Sequence[str], lines: Mapping[str, Sequence
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
         parts.append(Markup('<polyline class="line line-{}" points="{}"/>').format(place, path))
         parts += [_dot(f"dot-{place}", x, y, title) for x, y, title in points]
-    for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2)):
-        parts.append(Markup('<text x="{}" y="{}">{:.3g}</text>').format(WIDTH, y, value))
-    return Markup("").join([*parts, Markup("</svg>")])
+    return Markup("").join([*parts, *_ends_of_axis(low, high), Markup("</svg>")])
+
+
+def _ends_of_axis(low: float, high: float) -> list[Markup]:
+    """Return the smallest and the largest value at the right edge."""
+    text = Markup('<text x="{}" y="{}">{:.3g}</text>')
+    return [text.format(WIDTH, y, value) for value, y in ((high, MARGIN + 6), (low, HEIGHT - 2))]
 
 
 def _share(share: float) -> float:
