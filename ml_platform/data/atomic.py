@@ -3,9 +3,11 @@
 All packages write their state through this module, because a restart cannot repair a half-written file.
 """
 
+import errno
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,24 @@ def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode(), mode)
 
 
+def publish_version(staged: Path, target: Path, is_same: Callable[[Path], bool]) -> None:
+    """Move the finished folder ``staged`` to ``target``, unless ``target`` has the same content already.
+
+    For folders whose content never changes: other processes may read ``target`` now, so a folder for which ``is_same``
+    is true is left in its place. Any other folder there is damaged, and is replaced as by `publish_directory`.
+    """
+    _sync_files(staged)
+    try:
+        staged.replace(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not is_same(target):
+            publish_directory(staged, target)
+        return
+    sync_directory(target.parent)
+
+
 def publish_directory(staged: Path, target: Path) -> None:
     """Move the finished folder ``staged`` to ``target``, replacing any folder there.
 
@@ -50,15 +70,19 @@ def publish_directory(staged: Path, target: Path) -> None:
     reader that hits this instant must try again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for file in staged.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+    _sync_files(staged)
     with scratch_folder("replaced", target.parent) as replaced:
         if target.exists():
             target.replace(replaced / target.name)
         staged.replace(target)
         sync_directory(target.parent)
+
+
+def _sync_files(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def sync_directory(folder: Path) -> None:

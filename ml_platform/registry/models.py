@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ml_platform.data.atomic import publish_directory
+from ml_platform.data.atomic import publish_version
 from ml_platform.data.canonical import directory_digest
 from ml_platform.data.scratch import scratch_folder
 from ml_platform.errors import PlatformError, listed
@@ -254,6 +254,7 @@ class ModelRegistry:
     def download(self, version: ModelVersion, into: Path) -> Path:
         """Download the model directory to ``into``, bit for bit as it was registered, and return the path.
 
+        Files that are there already and right stay in their place, because another process may be reading them.
         Raises :class:`ModelError`, and leaves ``into`` unchanged, when the stored files are missing or do not have the
         digest of the version.
         """
@@ -270,7 +271,7 @@ class ModelRegistry:
                     found=digest[:12],
                     fix="Restore the stored artifact, which was changed or is incomplete, or register the model again.",
                 )
-            publish_directory(downloaded, into)
+            publish_version(downloaded, into, lambda folder: directory_digest(folder) == version.directory_digest)
         return into
 
     def _artifacts(self, run_id: str) -> "ArtifactRepository":

@@ -26,6 +26,19 @@ def test_download_gives_the_registered_files_bit_for_bit(
     assert directory_digest(got) == directory_digest(model_directory("tree"))
 
 
+def test_right_files_stay_in_place_for_other_readers_and_damaged_files_are_replaced(
+    registry: ModelRegistry, registered: Register, tmp_path: Path
+) -> None:
+    version = registered("tree")
+    got = registry.download(version, tmp_path / "got")
+    opened = got.stat().st_ino
+    registry.download(version, tmp_path / "got")
+    assert got.stat().st_ino == opened
+    next(got.rglob("weights.txt")).write_text("damaged")
+    registry.download(version, tmp_path / "got")
+    assert directory_digest(got) == version.directory_digest
+
+
 def test_changed_artifact_is_rejected_and_the_target_is_unchanged(
     registry: ModelRegistry, registered: Register, tmp_path: Path
 ) -> None:
