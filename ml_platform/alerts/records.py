@@ -51,6 +51,11 @@ def last_resolved(state: StateStore, after: datetime) -> list[StoredAlert]:
     return _alerts(state, query)
 
 
+def opened_after(state: StateStore, after: datetime) -> list[StoredAlert]:
+    """Return the alerts that opened at ``after`` or later, the oldest first."""
+    return _alerts(state, sa.select(alerts).where(alerts.c.opened_at >= time_text(after)).order_by(alerts.c.id))
+
+
 def noted_alerts(state: StateStore) -> list[StoredAlert]:
     """Return the open alerts, and the resolved ones whose recovery is not queued yet."""
     noted = alerts.c.id.in_(sa.select(alert_notices.c.alert_id))

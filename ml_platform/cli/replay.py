@@ -15,9 +15,16 @@ def replay(
     home: Annotated[
         Path | None, typer.Option(help="Folder of the replay; default: replay/DOMAIN in the home.", show_default=False)
     ] = None,
-    monthly: Annotated[
-        bool, typer.Option("--monthly", help="Also replay with a training on each window, to compare with it.")
+    every_window: Annotated[
+        bool,
+        typer.Option(
+            "--every-window", "--monthly", help="Also replay with a training on each window, to compare with it."
+        ),
     ] = False,
+    planted: Annotated[
+        list[str] | None,
+        typer.Option("--plant", help="Incident of the domain as NAME=WINDOW; repeatable.", show_default=False),
+    ] = None,
     headless: Annotated[bool, typer.Option(help="Start no webserver, MLflow server and reports.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON; progress on stderr.")] = False,
 ) -> None:
@@ -28,6 +35,7 @@ def replay(
     import json
 
     from ml_platform.console.replay.driver import replay as run_replay
+    from ml_platform.console.replay.incidents import parsed_incidents
     from ml_platform.console.replay.report import write_report
     from ml_platform.console.replay.steps import Policy
     from resources.home import Home
@@ -38,8 +46,10 @@ def replay(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     root = (home or Home.from_environment().root / "replay" / domain).resolve()
-    policies: list[Policy] = ["policy", "monthly"] if monthly else ["policy"]
-    homes = run_replay(domain, first, last, root, policies, echo, headless=headless)
+    policies: list[Policy] = ["policy", "every_window"] if every_window else ["policy"]
+    homes = run_replay(
+        domain, first, last, root, policies, echo, headless=headless, incidents=parsed_incidents(planted or [])
+    )
     found = write_report(root / "reports", homes)
     echo(f"Report written to {root / 'reports' / 'replay.html'}.")
     if as_json:

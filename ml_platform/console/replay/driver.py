@@ -5,7 +5,7 @@ the clock of the data moves on. Sensors, queue, gates, promotion and rollout are
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ml_platform.console.arguments import domain_module
+from ml_platform.console.replay.incidents import PlantedLanding, plant
 from ml_platform.console.replay.platform import RunningPlatform, replay_environment, running_platform
 from ml_platform.console.replay.records import window_record
 from ml_platform.console.replay.steps import (
@@ -62,12 +63,16 @@ class Replay:
 
     def run(self) -> list[WindowRecord]:
         """Replay each window that has no record yet, and return the records of all."""
-        landing = Landing(self.home.landing)
-        if self.records.window(self.plan.windows[0]) is None:
-            self.declared.land_before(landing, self.plan.windows[0])
+        first = self.plan.windows[0]
+        landing = PlantedLanding(
+            self.home.landing, plant(self.declared, self.plan.incidents, self.plan.windows), window=first
+        )
+        if self.records.window(first) is None:
+            self.declared.land_before(landing, first)
             self.platform.settle(SETTLE_SECONDS)
         for window in self.plan.windows:
             if self.records.window(window) is None:
+                landing.window = window
                 self.records.store_window(self._replayed(window, landing))
                 self.echo(_line(self.records.window(window)))
         return self.records.windows(self.plan)
@@ -173,11 +178,12 @@ def replay(
     echo: Callable[[str], None],
     *,
     headless: bool,
+    incidents: Mapping[str, str] | None = None,
 ) -> dict[Policy, Home]:
     """Replay the windows ``first`` to ``last`` of ``domain`` by each of ``policies``; return the home of each.
 
-    Each policy has a home below ``root``, which a repeated call continues. Raises :class:`.steps.ReplayError` when it
-    cannot go on.
+    Each policy has a home below ``root``, which a repeated call continues. ``incidents`` are first windows by name of
+    an incident. Raises :class:`.steps.ReplayError` when it cannot go on.
     """
     declared = domain_module(domain, "replay")
     homes: dict[Policy, Home] = {policy: Home(root / policy) for policy in policies}
@@ -187,7 +193,9 @@ def replay(
 
             model = bound_model(declared.MODEL)
             windows = windows_between(_known(model), first, last, model.name)
-            plan = ReplayPlan(domain=domain, model=model.name, policy=policy, windows=windows)
+            planted = dict(incidents or {})
+            plan = ReplayPlan(domain=domain, model=model.name, policy=policy, windows=windows, incidents=planted)
+            plant(declared, planted, windows)
             records = ReplayRecords(home)
             records.begin(plan)
             if len(records.windows(plan)) == len(windows):
@@ -203,8 +211,8 @@ def overlay_of(domain: str, declared: ModuleType, policy: Policy) -> dict[str, A
 
     A domain's replay may have its own ``POLICY`` in place of the declared one, to try it before it is declared.
     """
-    chosen = None if policy == "monthly" else getattr(declared, "POLICY", None)
-    changes = {"retraining": {"policy": chosen}} if chosen is not None or policy == "monthly" else {}
+    chosen = None if policy == "every_window" else getattr(declared, "POLICY", None)
+    changes = {"retraining": {"policy": chosen}} if chosen is not None or policy == "every_window" else {}
     return {"domains": [domain.split(".")[0]], "models": {declared.MODEL: changes}}
 
 

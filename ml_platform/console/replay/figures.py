@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml_platform.console.replay.steps import ReplayPlan, WindowRecord
+from ml_platform.console.replay.incidents import PlantedIncident
+from ml_platform.console.replay.steps import Policy, ReplayPlan, WindowRecord
 from ml_platform.console.replay.traffic import request_prefix
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.monitoring.outcomes import OUTCOME, latest_facts
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 NEVER = "never"
 """Policy that keeps the first champion: it is computed, because no run would differ but those it does not need."""
+
+EVERY = {
+    "hour": "hourly",
+    "day": "daily",
+    "week": "weekly",
+    "month": "monthly",
+    "quarter": "quarterly",
+    "year": "yearly",
+}
+"""Name of the policy of a training on each window, by the cadence of the windows."""
 
 
 class WindowQuality(BaseModel):
@@ -139,14 +150,96 @@ def mean_metrics(windows: Sequence[WindowQuality]) -> dict[str, float]:
     return {name: sum(each[name] for each in measured) / len(measured) for name in names}
 
 
+def policy_name(policy: Policy, period: str) -> str:
+    """Return the name of ``policy`` in a report: ``monthly`` for a training on each window that is a month.
+
+    >>> policy_name("every_window", "month"), policy_name("policy", "month")
+    ('monthly', 'policy')
+    """
+    return EVERY.get(period, policy) if policy == "every_window" else policy
+
+
+def compared_policies(policies: Mapping[str, PolicyFigures], metric: str) -> dict[str, dict[str, Any]]:
+    """Return the policy beside each other one, by the loss ``metric`` in the windows in which both have outcomes.
+
+    ``difference`` is the mean loss of the policy less that of the other one, so a negative number is better.
+    ``cost_share`` is its training time divided by the other's; None where the other one trains nothing.
+    """
+    own, found = policies.get("policy"), dict[str, dict[str, Any]]()
+    if own is None:
+        return found
+    mine = {each.window: each.metrics[metric] for each in own.windows if metric in each.metrics}
+    for name, other in policies.items():
+        theirs = {each.window: each.metrics[metric] for each in other.windows if metric in each.metrics}
+        theirs = {window: loss for window, loss in theirs.items() if window in mine}
+        if name == "policy" or not theirs:
+            continue
+        differences = {window: mine[window] - loss for window, loss in theirs.items()}
+        found[name] = {
+            "metric": metric,
+            "windows": len(differences),
+            "difference": sum(differences.values()) / len(differences),
+            "worse_in": [window for window, difference in differences.items() if difference > 0],
+            "trainings_share": own.trainings / other.trainings if other.trainings else None,
+            "cost_share": own.training_seconds / other.training_seconds if other.training_seconds else None,
+        }
+    return found
+
+
+def incident_values(
+    planted: Sequence[PlantedIncident], records: Sequence[WindowRecord], quality: Sequence[WindowQuality], metric: str
+) -> list[dict[str, Any]]:
+    """Return each planted incident with the alerts that opened in its windows or the one after, and its effect.
+
+    ``before``, ``within`` and ``after`` are the mean of ``metric`` in the two windows before the incident, in its own
+    ones, and in the two after; an incident that does not end has the first window as its own one.
+    """
+    windows = [each.window for each in records]
+    losses = {each.window: each.metrics.get(metric) for each in quality}
+
+    def mean_of(chosen: Sequence[str]) -> float | None:
+        known = [loss for each in chosen if (loss := losses.get(each)) is not None]
+        return sum(known) / len(known) if known else None
+
+    found = []
+    for each in planted:
+        if each.windows[0] not in windows:
+            continue
+        first = windows.index(each.windows[0])
+        end = first + (1 if each.incident.windows is None else each.incident.windows)
+        seen = records[first : end + 1]
+        found.append(
+            {
+                "name": each.name,
+                "what": each.incident.what,
+                "window": each.windows[0],
+                "noticed": [{"window": record.window, **alert} for record in seen for alert in record.alerts],
+                "metric": metric,
+                "before": mean_of(windows[max(0, first - 2) : first]),
+                "within": mean_of(windows[first:end]),
+                "after": mean_of(windows[end : end + 2]),
+                "lost": sum(one.lost for one in quality if one.window in windows[first : end + 1]),
+                "doubled": sum(one.doubled for one in quality if one.window in windows[first : end + 1]),
+                "champion_before": records[first].sent.champion,
+                "champion_after": seen[-1].champion,
+            }
+        )
+    return found
+
+
 def report_values(
     plan: ReplayPlan,
     records: Sequence[WindowRecord],
     policies: Mapping[str, PolicyFigures],
     period: str,
+    metric: str,
+    planted: Sequence[PlantedIncident] = (),
 ) -> dict[str, Any]:
-    """Return the report as JSON values: a list of windows, named like ``months`` by ``period``, and the policies."""
-    quality = {each.window: each for each in policies[plan.policy].windows}
+    """Return the report as JSON values: a list of windows, named like ``months`` by ``period``, and the policies.
+
+    ``metric`` is the loss by which policies are compared, and by which the effect of ``planted`` incidents is shown.
+    """
+    quality = {each.window: each for each in policies[policy_name(plan.policy, period)].windows}
     windows = []
     for record in records:
         found = quality[record.window]
@@ -162,6 +255,7 @@ def report_values(
                 "lost": found.lost,
                 "doubled": found.doubled,
                 "decisions": record.decisions,
+                "alerts": record.alerts,
                 "drift": record.drift,
                 "runs": record.runs,
                 "failed_runs": record.failed_runs,
@@ -175,6 +269,8 @@ def report_values(
         "model": plan.model,
         f"{period}s": windows,
         "policies": {name: each.model_dump(mode="json") for name, each in policies.items()},
+        "compared": compared_policies(policies, metric),
+        "incidents": incident_values(planted, records, policies[policy_name(plan.policy, period)].windows, metric),
         "seconds": sum(each.seconds for each in records),
     }
 

@@ -1,10 +1,12 @@
-"""Reads what the platform did in a window: decisions with reasons, drift, champion, runs and their duration."""
+"""Reads what the platform did in a window: decisions with reasons, alerts, drift, champion, runs and their duration."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
+from ml_platform.alerts.alert import StoredAlert
+from ml_platform.alerts.records import opened_after
 from ml_platform.components.model.window_order import TRAINED_TAG
 from ml_platform.console.replay.platform import RunningPlatform
 from ml_platform.console.replay.steps import WindowRecord, WindowSent
@@ -63,6 +65,7 @@ def window_record(
         window=window,
         sent=sent,
         decisions=sorted(decisions, key=lambda each: str(each["at"])),
+        alerts=[_alert(each) for each in opened_after(state, after)],
         drift=drift[-1].model_dump(mode="json") if drift else None,
         champion=None if champion is None else champion.version,
         runs=len(records),
@@ -80,6 +83,11 @@ def _decision(kind: str, record: Any, model: str) -> dict[str, Any]:
         change = read_champion_record(record, model)
         return {**found, "decision": change.action, "version": change.version, "window": change.partition}
     return {**found, "decision": "roll out", "versions": record.facts.get("versions", {})}
+
+
+def _alert(alert: StoredAlert) -> dict[str, Any]:
+    found = {"kind": alert.kind, "subject": alert.subject, "severity": alert.severity, "what": alert.what}
+    return {**found, "at": alert.opened_at.isoformat(), "title": alert.title}
 
 
 def _duration(record: dg.RunRecord) -> float:

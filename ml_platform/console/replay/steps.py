@@ -14,8 +14,8 @@ from ml_platform.errors import PlatformError
 from resources.home import Home
 
 Record = TypeVar("Record", bound=BaseModel)
-Policy = Literal["policy", "monthly"]
-"""``policy``: as the model declares. ``monthly``: each closed window is trained on."""
+Policy = Literal["policy", "every_window"]
+"""``policy``: as the model declares. ``every_window``: each closed window is trained on."""
 
 FOLDER, PLAN_FILE = "replay", "plan.json"
 
@@ -35,6 +35,7 @@ class ReplayPlan(_Stored):
     model: str
     policy: Policy
     windows: list[str] = Field(min_length=1)
+    incidents: dict[str, str] = Field(default_factory=dict, description="First windows of planted incidents by name.")
 
 
 class WindowBegun(_Stored):
@@ -60,6 +61,7 @@ class WindowRecord(_Stored):
     window: str
     sent: WindowSent
     decisions: list[dict[str, Any]] = Field(description="Decisions on retraining, on versions, and on rollouts.")
+    alerts: list[dict[str, Any]] = Field(default_factory=list, description="Alerts that opened in the window.")
     drift: dict[str, Any] | None = Field(description="Summary of the drift check; none: not measured.")
     champion: int | None = Field(description="Champion after the window.")
     runs: int = Field(description="Runs of Dagster since the begin of the window.")
@@ -159,7 +161,8 @@ def windows_between(known: Sequence[str], first: str, last: str, model: str) -> 
 
 
 def _described(plan: ReplayPlan) -> str:
-    return f"'{plan.model}' by the policy '{plan.policy}', {plan.windows[0]} to {plan.windows[-1]}"
+    planted = "".join(f", {name} in {window}" for name, window in sorted(plan.incidents.items()))
+    return f"'{plan.model}' by the policy '{plan.policy}', {plan.windows[0]} to {plan.windows[-1]}{planted}"
 
 
 def _read(path: Path, kind: type[Record]) -> Record | None:

@@ -69,7 +69,7 @@ def test_more_windows_continue_a_replay(tmp_path: Path) -> None:
     assert records.plan() == plan(windows=MONTHS[1:])
 
 
-@pytest.mark.parametrize("changes", [{"policy": "monthly"}, {"windows": MONTHS[2:]}, {"model": "other"}])
+@pytest.mark.parametrize("changes", [{"policy": "every_window"}, {"windows": MONTHS[2:]}, {"model": "other"}])
 def test_a_home_has_one_replay(tmp_path: Path, changes: dict[str, object]) -> None:
     records = ReplayRecords(Home(tmp_path))
     records.begin(plan())
