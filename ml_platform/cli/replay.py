@@ -33,12 +33,15 @@ def replay(
     Each window lands, its rows are sent to the endpoint, and sensors, gates and rollouts act as in production.
     """
     import json
+    import signal
 
     from ml_platform.console.replay.driver import replay as run_replay
     from ml_platform.console.replay.incidents import parsed_incidents
     from ml_platform.console.replay.report import write_report
     from ml_platform.console.replay.steps import Policy
     from resources.home import Home
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the platform is stopped, as after Ctrl-C
 
     console = open_console(2 if as_json else 1)
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from ml_platform.console.arguments import domain_module
 from ml_platform.console.replay.incidents import PlantedLanding, plant
-from ml_platform.console.replay.platform import RunningPlatform, replay_environment, running_platform
+from ml_platform.console.replay.platform import RunningPlatform, only_replay, replay_environment, running_platform
 from ml_platform.console.replay.records import window_record
 from ml_platform.console.replay.steps import (
     Policy,
@@ -188,7 +188,7 @@ def replay(
     declared = domain_module(domain, "replay")
     homes: dict[Policy, Home] = {policy: Home(root / policy) for policy in policies}
     for policy, home in homes.items():
-        with replay_environment(home, overlay_of(domain, declared, policy)):
+        with replay_environment(home, overlay_of(domain, declared, policy)), only_replay(home):
             from ml_platform.components.loading import bound_model
 
             model = bound_model(declared.MODEL)

@@ -22,6 +22,7 @@ from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from filelock import FileLock, Timeout
 
 from ml_platform.components.overlay import OVERLAY_VARIABLE
 from ml_platform.components.sensor_interval import INTERVAL_VARIABLE
@@ -30,6 +31,7 @@ from ml_platform.console.services import CODE_LOCATION, headless_workspace
 from ml_platform.data.atomic import write_text
 from ml_platform.features.history_store import SCHEME
 from ml_platform.serving.desired_state import all_desired_states
+from ml_platform.serving.left_supervisor import stop_left_processes
 from ml_platform.serving.processes import STATUS_FILE, UP_FILE, free_port, stop_supervisor
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform.state.store import StateStore
@@ -78,6 +80,25 @@ def replay_environment(home: Home, overlay: Mapping[str, Any]) -> Iterator[None]
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def only_replay(home: Home) -> Iterator[None]:
+    """Be the only replay of ``home``; raises :class:`ReplayError` while another process replays it."""
+    lock = FileLock(home.root / "replay" / "replay.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ReplayError(
+            f"Replay in {home.root}",
+            expected="no other process that replays it",
+            found="one",
+            fix="Wait for its end, or choose another home with --home.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass
@@ -257,8 +278,10 @@ def _no_load_warnings() -> Iterator[None]:
 def running_platform(home: Home, *, headless: bool, seconds: float = 180) -> Iterator[RunningPlatform]:
     """Start `ml-platform up` on ``home``, yield it when the gateway answers, and stop it.
 
-    Call it within :func:`replay_environment`. Raises :class:`ReplayError` when it does not start in time.
+    The processes of a replay that was killed are ended first. Call it within :func:`replay_environment`. Raises
+    :class:`ReplayError` when it does not start in time.
     """
+    stop_left_processes(home.run)
     home.logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "ml_platform.cli", "up", *(["--headless"] if headless else [])]
     with ExitStack() as stack:
