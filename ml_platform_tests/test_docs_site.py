@@ -185,6 +185,7 @@ def expanded_keys() -> dict[str, set[str]]:
     split = {f"{part}_rows" for part in ("train", "late", "validation", "test", "embargoed", "unlabelled_<…>")}
     return {
         "asdict(used.total())": resources,
+        "dict(result.metadata or {})": set(),  # keys of the measured body
         "asdict(result.candidate.resource_usage)": resources,
         "result.counts": split,
         "result.metric_values": {"<…>", "<…>_low", "<…>_high", "<…>_delay_<…>", "base_rate", "rows"},

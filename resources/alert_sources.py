@@ -49,11 +49,12 @@ def dagster_sources(instance: dg.DagsterInstance, graph: AssetGraph, assets: Pat
 
 def asset_domains(graph: AssetGraph, assets: Path) -> dict[dg.AssetKey, str]:
     """Return the domain of each asset: the folder below ``assets`` with its declaration, or its tag `domain`."""
-    return {
-        node.key: domain
-        for node in graph.asset_nodes
-        if (domain := node.tags.get("domain") or _folder(node.metadata, assets))
-    }
+    return {node.key: domain for node in graph.asset_nodes if (domain := domain_of(node.tags, node.metadata, assets))}
+
+
+def domain_of(tags: Mapping[str, str], metadata: Mapping[str, object], assets: Path) -> str:
+    """Return the domain of an asset: the folder below ``assets`` with its declaration, or its tag `domain`; or ""."""
+    return tags.get("domain") or _folder(metadata, assets)
 
 
 def declared_names(domains: Mapping[dg.AssetKey, str]) -> tuple[dict[str, str], dict[str, str]]:

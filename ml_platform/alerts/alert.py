@@ -39,6 +39,8 @@ KINDS: Mapping[str, AlertKind] = {
     "service_not_ready": AlertKind("critical", "A service is not ready", "endpoint.md"),
     "predictions_lost": AlertKind("warning", "Predictions are missing in the log", "predictions-lost.md"),
     "domain_not_loaded": AlertKind("critical", "A domain does not load", "domain-not-loaded.md"),
+    "budget": AlertKind("warning", "The budget of a domain is almost spent", "budget.md"),
+    "unusual_cost": AlertKind("warning", "A day costs far more than usual", "unusual-cost.md"),
     "disk_low": AlertKind("critical", "The disk is almost full", "disk-low.md"),
     ROUTE_DOWN: AlertKind("critical", "A receiver of alerts is down", "alert-route-down.md"),
     SOURCE_FAILED: AlertKind("warning", "A source of alerts cannot be read", "alert-source-failed.md"),

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import alerts, care, decisions, keys, lifecycle, replay, rollouts
+from ml_platform.cli import alerts, care, costs, decisions, keys, lifecycle, replay, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -351,6 +351,7 @@ VERBS: Sequence[Callable[..., None]] = (
 )
 for verb in VERBS:
     app.command()(verb)
+app.command("costs")(costs.show_costs)
 app.command("decisions")(decisions.show_decisions)
 app.command("replay")(replay.replay)
 

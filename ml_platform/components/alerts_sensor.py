@@ -49,7 +49,10 @@ def evaluate_alerts(home: "Home", instance: dg.DagsterInstance, graph: "AssetGra
     from ml_platform.alerts.delivery import deliver
     from ml_platform.alerts.evaluation import AlertSource, evaluate
     from ml_platform.alerts.settings import AlertSettings, AlertSettingsError, read_settings
+    from ml_platform.data.domains import declared_budgets
     from ml_platform.steps.alert_sources import Declared, home_sources
+    from ml_platform.steps.cost_alerts import cost_sources
+    from ml_platform.steps.prices import read_prices
     from resources.alert_settings import alert_log, home_page, message_addresses, settings_file
     from resources.alert_sources import asset_domains, dagster_sources, declared_names
     from resources.profiles import REPOSITORY
@@ -57,7 +60,12 @@ def evaluate_alerts(home: "Home", instance: dg.DagsterInstance, graph: "AssetGra
 
     now, state, assets = datetime.now(UTC), open_state(home), REPOSITORY / "assets"
     declared = Declared(*declared_names(asset_domains(graph, assets)))
-    sources = [*dagster_sources(instance, graph, assets), *home_sources(home, state, declared, now)]
+    prices = read_prices(REPOSITORY)
+    sources = [
+        *dagster_sources(instance, graph, assets),
+        *home_sources(home, state, declared, now),
+        *cost_sources(state, declared_budgets(assets), prices.currency if prices.are_declared else None, now),
+    ]
     try:
         settings = read_settings(settings_file())
     except AlertSettingsError as error:

@@ -30,10 +30,15 @@ _CODE = MetadataKey(
 
 _RESOURCES = (
     MetadataKey("device", "Device of the step: cpu, or the name of the GPU."),
-    MetadataKey("wall_seconds", "Elapsed time of the step.", "seconds"),
+    MetadataKey(
+        "wall_seconds",
+        "Elapsed time of the step, which may make several partitions; of a candidate's fit.",
+        "seconds",
+    ),
     MetadataKey("cpu_seconds", "Processor time, summed over cores.", "seconds"),
     MetadataKey("gpu_seconds", "Time in which GPU kernels ran, summed over GPUs; 0 without NVML.", "seconds"),
     MetadataKey("peak_memory_bytes", "Highest resident memory of the process so far.", "bytes"),
+    MetadataKey("bytes_written", "Bytes that the process sent to storage; 0 where the system does not count.", "bytes"),
     MetadataKey("cost", "Cost by the prices in params.yaml.", "see currency"),
     MetadataKey("currency", "Currency of the cost."),
 )
@@ -60,6 +65,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("data_docs", "Link to the Data Docs of the partition's expectations."),
         MetadataKey("quality", "As usual, info, warning, critical or not judged, with the reason."),
         MetadataKey("quality_measures", "Table of measures: value, usual value, largest usual value, severity."),
+        *_RESOURCES,
     ),
     "datasets/<name>, checks landed, schema, expectations": (
         MetadataKey("rows", "Rows that were checked.", "rows"),
@@ -102,11 +108,13 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
             "online_published",
             "Whether this run published the snapshot; a snapshot with a later watermark is not replaced.",
         ),
+        *_RESOURCES,
     ),
     "features/<view>, request": (
         _CODE,
         MetadataKey("features", "Number of features.", "features"),
         MetadataKey("inputs", "Views whose values the function takes."),
+        *_RESOURCES,
     ),
     "<model>/training_set": (
         MetadataKey("dagster/table_name", "Table of the training set, with the code version in its name."),
@@ -193,6 +201,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("reliability_<class>", "The same plot of one of several classes."),
         MetadataKey("improvement", "Plot of the improvement over the champion, with intervals."),
         MetadataKey("weakest_slices", "Table of the slices with the worst score: column, value, rows, score."),
+        *_RESOURCES,
     ),
     "<model>/evaluation, observation of a window that is left out": (
         MetadataKey("skipped", "Reason why the window is never evaluated."),
@@ -238,6 +247,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("model_card", "Link to the page of the model card."),
         _RUN,
         MetadataKey("markdown", "Model card as Markdown."),
+        *_RESOURCES,
     ),
     "<model>/champion": (
         _VERSION,
@@ -249,6 +259,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("release", "Result of the DVC release, or the reason why there is none."),
         MetadataKey("model_card", "Link to the page of the model card."),
         MetadataKey("card_written", "Whether the model card was updated, or the reason why not."),
+        *_RESOURCES,
     ),
     "<model>/champion, check approved": (
         _VERSION,
@@ -272,6 +283,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("sbom", "Bill of materials of the bento (CycloneDX): its libraries with version and licence."),
         MetadataKey("libraries", "Libraries that the bento needs, with those that they bring along.", "libraries"),
         MetadataKey("signed_by", "Id of the key that signed the files of the bento (first digits)."),
+        *_RESOURCES,
     ),
     "<model>/bento, check compatible_contract": (
         MetadataKey("stable", "Version that serves, with which the contract was compared, or 'none'."),
@@ -291,6 +303,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("shadow", "Version that receives a copy of the requests, or 'none'."),
         MetadataKey("weights", "Share of the requests by role.", "percent"),
         MetadataKey("scaling", "Table of the last changes of the replicas: time, version, numbers, load, target."),
+        *_RESOURCES,
     ),
     "<model>/champion and <model>/rollout, event of a decision without a run": (
         _VERSION,
@@ -323,6 +336,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("partitions", "Days (UTC, by the time of logging) of the table that changed."),
         MetadataKey("lost", "Predictions that killed services had answered and not written yet, in all.", "rows"),
         MetadataKey("dropped", "Predictions that services did not write, for example on a full disk, in all.", "rows"),
+        *_RESOURCES,
     ),
     "<model>/predictions, check skew": (
         MetadataKey("predictions_compared", "Logged predictions that were recomputed.", "rows"),
@@ -340,6 +354,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         *_TABLE,
         MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
         MetadataKey("reason", "Reason why there are no outcomes."),
+        *_RESOURCES,
     ),
     "<model>/performance": (
         MetadataKey("periods", "Periods with predictions."),
@@ -363,6 +378,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         *_METRICS,
         MetadataKey("<metric>_low", "Lower end of the metric's confidence interval.", "of the metric"),
         MetadataKey("<metric>_high", "Upper end of the metric's confidence interval.", "of the metric"),
+        *_RESOURCES,
     ),
     "<model>/performance, check performance_regression": (
         MetadataKey(
@@ -379,6 +395,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("version", "Version that scored the partition."),
         MetadataKey("degraded", "Scored rows that lack something or break a rule.", "rows"),
         MetadataKey("refused", "Rows that the contract refuses, and that are not scored.", "rows"),
+        *_RESOURCES,
     ),
     "<model>/scores, check all_rows_scored": (
         MetadataKey("refused", "Rows that are not scored in the partitions of the run.", "rows"),
@@ -414,6 +431,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
             "Table of the columns: statistic, distance, threshold, p-value, reference, windows, nulls, unseen share.",
         ),
         MetadataKey("report", "Link to the drift report with plots of the columns."),
+        *_RESOURCES,
     ),
     "<model>/drift, check no_drift": (
         MetadataKey("decision", "Result: steady, notice, alert or not evaluated."),
@@ -427,6 +445,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("model_versions", "Model versions that were removed."),
         MetadataKey("problems", "Errors of kinds that could not be cleaned; the others were."),
         MetadataKey("reason", "Reason why nothing was cleaned: another cleaning or a backup runs."),
+        *_RESOURCES,
     ),
 }
 """The keys of each asset and check, in the order in which they are recorded."""

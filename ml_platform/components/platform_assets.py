@@ -9,6 +9,7 @@ import dagster as dg
 
 from ml_platform.components.loading import declared_retention
 from ml_platform.components.metadata import records_table
+from ml_platform.components.metered import metered
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
 from resources.lake import LakeResource
@@ -49,6 +50,7 @@ def housekeeping(retention: "Callable[[], RetentionPolicies]" = declared_retenti
         tags={"domain": "platform"},
         kinds={"python"},
     )
+    @metered
     def _housekeeping(
         context: dg.AssetExecutionContext,
         lake: LakeResource,

@@ -20,7 +20,7 @@ def write_month_file(home: Home, month: str | None, zone: str, out: Path | None)
     Raises :class:`~ml_platform.console.site.monthly_report.MonthError` for a month or zone that cannot be read.
     """
     from ml_platform.registry.tracking import Tracking
-    from ml_platform.steps.candidates import read_prices
+    from ml_platform.steps.prices import read_prices
 
     period = read_month(month, zone, datetime.now(UTC))
     tracking = Tracking(home.tracking_uri, home.artifacts)
@@ -33,5 +33,6 @@ def write_month_file(home: Home, month: str | None, zone: str, out: Path | None)
             instance,
         )
     path = out or Path(f"models-{period.label}.html")
-    write_text(path, month_page(report, read_prices(REPOSITORY).currency))
+    prices = read_prices(REPOSITORY)
+    write_text(path, month_page(report, prices.currency if prices.are_declared else None))
     return path

@@ -1,10 +1,11 @@
 """The settings of a domain, a folder directly below `assets/`, in its optional `domain.yaml`."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ml_platform.data.settings import Settings
 from ml_platform.errors import PlatformError, listed
@@ -19,13 +20,24 @@ class DomainError(PlatformError):
 
 
 class Budget(Settings):
-    """A limit of the cost of the fits of a domain."""
+    """Limits of the cost of all steps of a domain in a calendar month (UTC).
 
-    per_month: float = Field(
-        gt=0,
-        description="Cost of all fits of a calendar month (UTC), by the prices in params.yaml, from which no sensor or "
-        "schedule trains a model of the domain; a person still can.",
+    From a limit on, no sensor or schedule trains a model of the domain; a person still can.
+    """
+
+    per_month: float | None = Field(
+        default=None, gt=0, description="Cost of a calendar month (UTC), by the prices in params.yaml; none: no limit."
     )
+    cpu_hours_per_month: float | None = Field(
+        default=None, gt=0, description="Processor time of a calendar month (UTC) in hours; none: no limit."
+    )
+    warn_at: float = Field(default=0.8, gt=0, le=1, description="Share of a limit from which an alert warns.")
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        if self.per_month is None and self.cpu_hours_per_month is None:
+            raise ValueError("a budget needs per_month, cpu_hours_per_month or both")
+        return self
 
 
 class DomainSettings(Settings):
@@ -46,7 +58,7 @@ class DomainSettings(Settings):
         description="Fits of the domain that run at the same time, in its pool <domain>_fits; none: as many as runs. "
         "Fits on a GPU are in the pool gpu.",
     )
-    budget: Budget | None = Field(default=None, description="A limit of the cost of the fits; none: no limit.")
+    budget: Budget | None = Field(default=None, description="Limits of the monthly cost of all steps; none: no limit.")
 
 
 def read_domain(folder: Path) -> DomainSettings:
@@ -76,12 +88,18 @@ def fits_pool(domain: str) -> str:
 
 def declared_pools(root: Path) -> dict[str, int]:
     """Return pool → slots of the domains in ``root``; a `domain.yaml` that is invalid leaves its domain out."""
-    pools: dict[str, int] = {}
+    declared = _declared_settings(root).items()
+    return {fits_pool(name): found.concurrent_fits for name, found in declared if found.concurrent_fits is not None}
+
+
+def declared_budgets(root: Path) -> dict[str, Budget]:
+    """Return the budgets by domain in ``root``; a `domain.yaml` that is invalid leaves its domain out."""
+    return {name: found.budget for name, found in _declared_settings(root).items() if found.budget is not None}
+
+
+def _declared_settings(root: Path) -> dict[str, DomainSettings]:
+    found = {}
     for file in sorted(root.glob(f"*/{DOMAIN_FILE}")):
-        try:
-            slots = read_domain(file.parent).concurrent_fits
-        except DomainError:
-            continue  # the domain does not load, and shows the error
-        if slots is not None:
-            pools[fits_pool(file.parent.name)] = slots
-    return pools
+        with suppress(DomainError):  # the domain does not load, and shows the error
+            found[file.parent.name] = read_domain(file.parent)
+    return found

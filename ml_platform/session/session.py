@@ -314,8 +314,8 @@ class Session:
         from ml_platform.registry.champion_history import current_champion
         from ml_platform.registry.manifest import Manifest
         from ml_platform.session.trial import run_trial
-        from ml_platform.steps.candidates import read_prices
         from ml_platform.steps.own_features import VersionFiles, bento_finder
+        from ml_platform.steps.prices import read_prices
         from ml_platform.steps.trial_run import TriedAgainst
         from ml_platform.training.model_directory import read_model
 

@@ -290,6 +290,47 @@ retraining_decisions = Table(
     Index("ix_retraining_decisions_model_retrain_id", "model", "retrain", "id"),
 )
 
+# Costs.
+
+_USED = (
+    ("wall_seconds", Float(), "Elapsed time."),
+    ("cpu_seconds", Float(), "Processor time of the process and its ended children, summed over cores."),
+    ("gpu_seconds", Float(), "Time in which kernels ran, summed over accelerators."),
+    ("peak_memory_bytes", BigInteger(), "Highest resident memory of the process."),
+    ("bytes_written", BigInteger(), "Bytes that the process sent to storage."),
+    ("money", Float(), "Cost by the prices of that time, in the currency of params.yaml."),
+)
+"""What a step used: name, type and meaning of each column."""
+
+step_costs = Table(
+    "step_costs",
+    metadata,
+    Column("run_id", Text, primary_key=True, comment="Run of Dagster."),
+    Column("asset", Text, primary_key=True, comment="Key of the asset, or of the asset with its check after a colon."),
+    Column("attempt", Integer, primary_key=True, autoincrement=False, comment="From 0."),
+    Column("day", Text, nullable=False, comment="UTC day on which the step ended."),
+    Column("domain", Text, nullable=False, comment="Empty for an asset of no domain."),
+    Column("model", Text, nullable=False, comment="Empty for an asset of no model."),
+    Column("failed", Boolean, nullable=False),
+    Column("ended_at", Text, nullable=False, comment="ISO 8601, UTC."),
+    *(Column(name, kind, nullable=False, comment=comment) for name, kind, comment in _USED),
+    Index("ix_step_costs_day", "day"),
+)
+
+cost_days = Table(
+    "cost_days",
+    metadata,
+    Column("day", Text, primary_key=True, comment="UTC day on which the steps ended."),
+    Column("domain", Text, primary_key=True, comment="Empty for an asset of no domain."),
+    Column("asset", Text, primary_key=True),
+    Column("model", Text, nullable=False, comment="Empty for an asset of no model."),
+    Column("steps", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False, comment="Steps that failed."),
+    *(Column(name, kind, nullable=False, comment=comment) for name, kind, comment in _USED),
+    Index("ix_cost_days_model_day", "model", "day"),
+    Index("ix_cost_days_asset_day", "asset", "day"),
+)
+
 # Alerts.
 
 alerts = Table(

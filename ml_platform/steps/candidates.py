@@ -7,11 +7,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 
 from ml_platform.data.canonical import directory_digest
 from ml_platform.data.digest import content_hash
@@ -43,6 +41,7 @@ from ml_platform.steps.labels import labels_table, landed_labels
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.pins import pin_tables
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.prices import read_prices
 from ml_platform.steps.trials import log_search, trial_logger
 from ml_platform.steps.untimed import key_of, read_untimed_set, read_untimed_version, write_untimed_set, written_at
 from ml_platform.tasks.own_metric import OwnMetrics, own_scores
@@ -56,7 +55,6 @@ from ml_platform.training.candidate import (
 )
 from ml_platform.training.fit_progress import FitProgress, Tell
 from ml_platform.training.model_directory import write_model
-from ml_platform.training.resource_usage import PriceList
 from ml_platform.training.splits import LABEL, Split, TimeSplit, split_by_time
 from ml_platform.training.table_splits import as_split, split_table
 from ml_platform.training.threshold import ThresholdSettings, choose_threshold
@@ -314,13 +312,6 @@ def candidate_results(
 def model_inputs(features: FeatureSet, task: Task) -> list[str]:
     """Return the columns of a training set from which a version predicts and answers, for its signature."""
     return list(dict.fromkeys([*features.prediction_columns, *task.context_fields.values()]))
-
-
-def read_prices(repository: Path) -> PriceList:
-    """Return the price list of `params.yaml` in ``repository``, or the default prices when it contains none."""
-    path = repository / "params.yaml"
-    parameters: dict[str, Any] = yaml.safe_load(path.read_text()) if path.exists() else {}
-    return PriceList.model_validate(parameters.get("prices", {}))
 
 
 def _read_partitions(

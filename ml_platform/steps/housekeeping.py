@@ -20,6 +20,7 @@ from ml_platform.serving.access_log import access_logs
 from ml_platform.state.cursors import cursors_below, delete_cursors
 from ml_platform.steps import file_cleaning
 from ml_platform.steps.backup import CLEANING_LOCK
+from ml_platform.steps.cost_cleaning import old_costs
 from ml_platform.steps.pins import pin_registered_versions
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.retention import RetentionPolicies
@@ -106,6 +107,7 @@ def _finders(
         yield partial(access_logs, run / "gateway", before(now, policies.platform.logs_days), now)
     for find in (file_cleaning.old_checkpoints, file_cleaning.old_searches, file_cleaning.old_dead_letters):
         yield partial(find, stores, policies, now)
+    yield partial(old_costs, stores, policies, now)
     yield versions.unused_bentos
     yield versions.old_downloads
     yield versions.old_versions

@@ -20,12 +20,12 @@ from ml_platform.registry.champion_history import champion_history
 from ml_platform.registry.manifest import Manifest
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.verdict_record import PromotionError, verdict_metrics
-from ml_platform.steps.candidates import read_prices
 from ml_platform.steps.evaluation import load_evidence, weakest_slices
 from ml_platform.steps.freshness import curve_table
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.prices import read_prices
 from ml_platform.steps.promotion import evaluated_version, latest_verdict
 from ml_platform.tasks.task import Task
 from ml_platform.training.calibration import Calibration

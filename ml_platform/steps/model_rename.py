@@ -26,11 +26,13 @@ from ml_platform.serving.streams.declared_streams import rename_streams
 from ml_platform.serving.verified_bentos import verified_bento_of
 from ml_platform.state.cursors import cursors_below, delete_cursors, write_cursor
 from ml_platform.state.schema import (
+    cost_days,
     joined_labels,
     lake_pins,
     performance_periods,
     prediction_days,
     retraining_decisions,
+    step_costs,
     verdicts,
 )
 from ml_platform.steps.lifecycle import (
@@ -50,6 +52,12 @@ from ml_platform.steps.version_cleaning import DELETED_VERSIONS
 
 DECISIONS = (CHAMPION_KIND, CHALLENGER_KIND, VERDICT_KIND, APPROVAL_KIND)
 """Kinds of audit records that are the history of a model."""
+
+RENAMED_TABLES = (
+    *(joined_labels, prediction_days, performance_periods, verdicts, retraining_decisions),
+    *(step_costs, cost_days),
+)
+"""Tables whose column `model` follows a rename; the assets in the costs keep their keys of that time."""
 
 
 def rename_of_model(
@@ -176,7 +184,15 @@ def _move(old: str, new: str, stores: PlatformStores, decision: LifecycleDecisio
         with stores.state.write() as connection:
             for each in copied:
                 record_move(lake, each, f"Model '{old}'")
-            for table in (joined_labels, prediction_days, performance_periods, verdicts, retraining_decisions):
+            for table in (
+                joined_labels,
+                prediction_days,
+                performance_periods,
+                verdicts,
+                retraining_decisions,
+                step_costs,
+                cost_days,
+            ):
                 renamed = sa.update(table).where(table.c.model == old).values(model=new)
                 connection.execute(renamed)
             _move_pins(connection, old, new)

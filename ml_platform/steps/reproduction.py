@@ -23,13 +23,13 @@ from ml_platform.steps.candidate_inputs import code_of_candidate
 from ml_platform.steps.candidates import (
     assemble_partition,
     candidate_results,
-    read_prices,
     read_recorded_training_set,
     split_of,
 )
 from ml_platform.steps.model import BoundModel
 from ml_platform.steps.packaging import champion_of, features_of, model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.prices import read_prices
 from ml_platform.training.candidate import fit_candidate, most_rounds
 from ml_platform.training.fit_progress import FitProgress, Tell, duration
 from ml_platform.training.threshold import ThresholdSettings

@@ -81,6 +81,12 @@ class RetentionSettings(DatasetRetention, ModelRetention):
     runs_days: Days = Field(
         default=90, description="Ended Dagster runs without the latest result of an asset (days); null: for ever."
     )
+    step_costs_days: Days = Field(
+        default=40, description="Costs of single steps (days); null: for ever. Their sums by asset and day stay."
+    )
+    cost_days: Days = Field(
+        default=1100, description="Costs of an asset on a day (days), about three years; null: for ever."
+    )
     logs_days: Days = Field(default=30, description="Log files that no process writes any more (days).")
     dead_letters_days: Days = Field(
         default=180, description="Records of runs that the tracking server rejected (days); null: for ever."

@@ -13,11 +13,12 @@ import polars as pl
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, UnscoredChampion
 from ml_platform.registry.manifest import MANIFEST_FILE, Manifest
 from ml_platform.registry.models import ModelVersion
-from ml_platform.steps.candidates import fitted_examples, read_prices
+from ml_platform.steps.candidates import fitted_examples
 from ml_platform.steps.model import REQUEST_ONLY, BoundModel
 from ml_platform.steps.own_features import GivenRows, OwnFeaturesError, VersionFiles, bento_finder, own_rows
 from ml_platform.steps.packaging import model_directory
 from ml_platform.steps.platform_stores import PlatformStores
+from ml_platform.steps.prices import read_prices
 from ml_platform.tasks.task import Context, Task
 from ml_platform.training.candidate import fit_candidate
 from ml_platform.training.model_directory import StoredModel, read_model

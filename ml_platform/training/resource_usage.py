@@ -1,6 +1,6 @@
-"""Resource usage of a training step: wall, CPU and GPU seconds, memory, and the cost by a price list.
+"""Resource usage of a step or a fit: wall, CPU and GPU seconds, memory, written bytes, and the cost by a price list.
 
-Every trainer is measured by the same rules, so costs can be compared.
+All are measured by the same rules, so costs can be compared.
 """
 
 import importlib.util
@@ -22,6 +22,7 @@ from ml_platform.data.settings import Settings
 
 SAMPLE_INTERVAL_SECONDS = 0.2
 HOUR_SECONDS = 3600
+GB = 1e9
 VISIBLE_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -31,6 +32,15 @@ class PriceList(Settings):
     currency: str = Field(default="USD", description="Currency of all prices.")
     cpu_hour: float = Field(default=0.048, ge=0, description="Price of one core for an hour.")
     gpu_hour: float = Field(default=2.5, ge=0, description="Price of one accelerator for an hour.")
+    memory_gb_hour: float = Field(
+        default=0, ge=0, description="Price of a GB of memory for an hour, for the peak memory of a step."
+    )
+    written_gb: float = Field(default=0, ge=0, description="Price of a GB that is written to storage.")
+
+    @property
+    def are_declared(self) -> bool:
+        """Whether anything has a price; otherwise costs are shown in CPU-hours."""
+        return any((self.cpu_hour, self.gpu_hour, self.memory_gb_hour, self.written_gb))
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class ResourceUsage:
     """Usage by this process and its finished child processes during a measurement.
 
     ``gpu_seconds`` is the time in which kernels ran, sampled by NVML and summed over the accelerators; 0 without NVML.
-    ``peak_memory_bytes`` is the highest resident memory of the process since its start.
+    ``peak_memory_bytes`` is the highest resident memory of the process since its start. ``bytes_written`` are the bytes
+    that this process, without children, sent to storage; 0 where the system does not count them (only Linux does).
     """
 
     device: str
@@ -46,6 +57,7 @@ class ResourceUsage:
     cpu_seconds: float
     gpu_seconds: float
     peak_memory_bytes: int
+    bytes_written: int
     cost: float
     currency: str
 
@@ -57,22 +69,27 @@ class ResourceMeter:
         self._prices = prices
         self._gpu_sampler = _GpuSampler()
         self._started = _read_clocks()
+        self._written = bytes_written()
         self._stopped_at: tuple[float, float] | None = None
+        self._written_until: int | None = None
 
     def stop(self) -> None:
         """End the measurement."""
-        self._stopped_at = _read_clocks()
+        self._stopped_at, self._written_until = _read_clocks(), bytes_written()
         self._gpu_sampler.stop()
 
     def total(self) -> ResourceUsage:
         """Return the usage so far, or of the whole block after its end."""
         ended = self._stopped_at or _read_clocks()
         wall, cpu = ended[0] - self._started[0], ended[1] - self._started[1]
+        written = max((bytes_written() if self._written_until is None else self._written_until) - self._written, 0)
         device, count = compute_device()
+        prices, peak = self._prices, peak_memory_bytes()
         # A reserved accelerator costs money for the whole wall time, busy or idle.
-        cost = (cpu * self._prices.cpu_hour + wall * count * self._prices.gpu_hour) / HOUR_SECONDS
+        hourly = cpu * prices.cpu_hour + wall * (count * prices.gpu_hour + peak / GB * prices.memory_gb_hour)
         busy = self._gpu_sampler.busy_seconds if count else 0.0
-        return ResourceUsage(device, wall, cpu, busy, peak_memory_bytes(), cost, self._prices.currency)
+        cost = hourly / HOUR_SECONDS + written / GB * prices.written_gb
+        return ResourceUsage(device, wall, cpu, busy, peak, written, cost, prices.currency)
 
 
 @contextmanager
@@ -144,6 +161,15 @@ def peak_memory_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The unit is KiB on Linux and bytes on a Mac.
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def bytes_written() -> int:
+    """Return the bytes that this process has sent to storage so far; 0 where the system does not count them."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), 0)
 
 
 class _GpuSampler:

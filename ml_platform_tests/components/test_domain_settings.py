@@ -10,8 +10,10 @@ from ml_platform.components.model.automation import spent_budget
 from ml_platform.components.model.component import Model
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.project import load_definitions_of, read_project
-from ml_platform.registry.tracking import COST, run_tags
-from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
+from ml_platform.data.domains import DomainError, read_domain
+from ml_platform.monitoring.cost_records import StepCost, Used, record_step
+from ml_platform.state.store import StateStore
+from ml_platform_tests.components.delivery_home import open_platform
 from ml_platform_tests.components.project_loading import make_project
 from ml_platform_tests.components.test_namespace import add_model, change
 from ml_platform_tests.conftest import Importable
@@ -82,30 +84,35 @@ def test_fits_of_a_domain_are_in_its_pool_with_its_slots(
     assert assets[dg.AssetKey(["north.case", "evaluation"])].node_def.pools == set()
 
 
-@pytest.fixture
-def platform(root: Path, tmp_path: Path) -> "PlatformFixture":
-    with open_platform(tmp_path / ".ml_platform") as made:
-        return made
+def test_spent_budget_stops_sensors_until_the_next_month(root: Path, state_store: StateStore) -> None:
+    model, now = declared_model(root), datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+    def spend(run: str, money: float, domain: str = "north", ended: datetime = now) -> None:
+        record_step(
+            state_store, StepCost(run, "datasets/cases", 0, domain, "", False, ended, Used(cpu_seconds=1, money=money))
+        )
+
+    spend("a", 1.0)
+    spend("b", 9.0, "another_domain")
+    spend("c", 9.0, ended=now - timedelta(days=30))
+    assert spent_budget(model, state_store, now) == ""
+    spend("d", 0.75)
+    reason = spent_budget(model, state_store, now)
+    assert "'north' has used 1.75 of 1.5 USD (117 %) of its budget since 2026-11-01 (UTC)" in reason
+    assert "Raise it in north/domain.yaml" in reason
+    assert spent_budget(model, state_store, now + timedelta(days=32)) == ""
 
 
-def test_spent_budget_stops_sensors_until_the_next_month(root: Path, platform: PlatformFixture) -> None:
-    model, mlflow = declared_model(root), platform.mlflow
+def test_budget_of_hours_counts_processor_time(root: Path, state_store: StateStore) -> None:
+    settings = SETTINGS.replace("{per_month: 1.5}", "{per_month: 100, cpu_hours_per_month: 2, warn_at: 0.5}")
+    (root / "shop/north/domain.yaml").write_text(settings)
+    now = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    used = Used(cpu_seconds=7300, money=0.1)
+    record_step(state_store, StepCost("a", "datasets/cases", 0, "north", "", False, now, used))
+    assert "2.028 of 2 CPU-hours" in spent_budget(declared_model(root), state_store, now)
 
-    def spend(cost: float, experiment: str = "north.case") -> None:
-        tags = run_tags(asset="candidate", partition="2024-03", attempt=1, dagster_run_id="run")
-        with mlflow.tracking.run(experiment, "fit", tags) as run:
-            run.log_metrics({COST: cost})
-            with mlflow.tracking.run(experiment, "trial", {}, parent_run_id=run.run_id) as trial:
-                trial.log_metrics({COST: cost / 2})  # a part of the fit's own cost
 
-    def reason(now: datetime) -> str:
-        return spent_budget(model, ["north.case", "north.never_trained"], mlflow, now)
-
-    now = datetime.now(UTC)
-    spend(1.0)
-    spend(9.0, "another_domain")
-    assert reason(now) == ""
-    spend(0.75)
-    assert "'north' have cost 1.75" in reason(now)
-    assert "Raise it in north/domain.yaml" in reason(now)
-    assert reason(now + timedelta(days=32)) == ""
+def test_budget_without_a_limit_is_refused(root: Path) -> None:
+    (root / "shop/north/domain.yaml").write_text("budget: {warn_at: 0.5}\n")
+    with pytest.raises(DomainError, match="a budget needs per_month, cpu_hours_per_month or both"):
+        read_domain(root / "shop/north")

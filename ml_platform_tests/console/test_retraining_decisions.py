@@ -1,7 +1,7 @@
 """Decisions on retraining as the command line, the status, and the pages of a model and of the home show them."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def test_stopped_retraining_is_in_the_status_and_needs_attention_on_the_home_pag
     )
 
     late = DeclaredModel("late", "shops")
-    home = home_overview(AuditLog(state), Declarations([late], [], {}), [])
+    home = home_overview(AuditLog(state), Declarations([late], [], {}), [], date(2026, 1, 1))
     assert f"retraining on 2013-07. {stopped}" in home_page(home)
 
 

@@ -26,6 +26,7 @@ from ml_platform.data.landing import Landing, LandingError
 from ml_platform.data.landing_index import LandingIndex
 from ml_platform.evaluation.gate_result import GateResult
 from ml_platform.evaluation.verdict import build_verdict
+from ml_platform.monitoring.cost_records import StepCost, Used, asset_days, days_before, record_step
 from ml_platform.monitoring.estimates import ESTIMATORS
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.champion_history import CHAMPION_KIND, champion_history
@@ -38,7 +39,7 @@ from ml_platform.serving.bento_build import BentoVerification, BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.verified_bentos import record_verified_bento, verified_bento_of
 from ml_platform.state.cursors import cursors_below, write_cursor
-from ml_platform.state.schema import desired_states
+from ml_platform.state.schema import desired_states, step_costs
 from ml_platform.state.sqlite_file import StateLockedError
 from ml_platform.state.store import StateStore
 from ml_platform.steps.backup import CLEANING_LOCK
@@ -319,6 +320,18 @@ def test_cleaning_is_one_record_and_the_history_stays(full: FullHome) -> None:
     assert record.facts["bytes"]["bentos"] == 3 * len("name: late\n")
     assert [each.version for each in champion_history(full.stores.audit, MODEL)] == [1, 2, 3]
     assert full.stores.audit.verify() == record.sequence
+
+
+def test_costs_of_old_steps_go_and_their_sums_stay_longer(full: FullHome) -> None:
+    for number, days in enumerate((2000, 60, 1)):
+        used = Used(cpu_seconds=1.0)
+        ended = LATER - timedelta(days=days)
+        record_step(full.stores.state, StepCost(str(number), "late/champion", 0, "", MODEL, False, ended, used))
+    kinds = {each.kind: each.items for each in full.clean().kinds}
+    assert (kinds["costs of steps"], kinds["costs of days"]) == (2, 1)
+    kept = asset_days(full.stores.state, (LATER - timedelta(days=3000)).date(), LATER.date())
+    assert [(LATER.date() - each.day).days for each in kept] == [60, 1]
+    assert len(days_before(full.stores.state, step_costs, LATER.date())) == 1
 
 
 def test_second_cleaning_frees_nothing_and_records_nothing(full: FullHome) -> None:

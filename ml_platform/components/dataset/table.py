@@ -20,6 +20,7 @@ from ml_platform.components.dataset.quality import DESCRIPTION, fail_when_blocke
 from ml_platform.components.declaration import on_changed_code, partitions_definition
 from ml_platform.components.materializations import COVERED_CODE, LANDED_DIGEST, table_metadata
 from ml_platform.components.metadata import description_with_unit, records_table
+from ml_platform.components.metered import metered
 from ml_platform.data.contract import Contract, ContractReport
 from ml_platform.data.quality_settings import CHECK
 from resources.lake import LakeResource
@@ -80,6 +81,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
             **({"event_time": declared.event_time} if declared.event_time else {}),
         },
     )
+    @metered
     def dataset(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:

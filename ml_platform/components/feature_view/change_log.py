@@ -10,6 +10,7 @@ from ml_platform.components.declaration import OnCodeChange, on_new_inputs, part
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.feature_view.columns import column_lineage
 from ml_platform.components.materializations import LINEAGE, table_metadata
+from ml_platform.components.metered import metered
 from ml_platform.data.canonical import value_digest
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureView as FeatureViewSettings
@@ -41,6 +42,7 @@ def change_log(
         automation_condition=on_new_inputs(on_code_change=on_code_change),
         **shared_arguments,
     )
+    @metered
     def _change_log(
         context: dg.AssetExecutionContext, lake: LakeResource, online_store: OnlineStoreResource
     ) -> dg.MaterializeResult[Any]:

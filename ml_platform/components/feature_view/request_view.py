@@ -9,6 +9,7 @@ from ml_platform.components.declaration import OnCodeChange
 from ml_platform.components.feature_view.asset_arguments import ViewAssetArguments
 from ml_platform.components.feature_view.columns import column_lineage
 from ml_platform.components.materializations import LINEAGE
+from ml_platform.components.metered import metered
 from ml_platform.features.view import FeatureView as FeatureViewSettings
 from resources.lake import LakeResource
 
@@ -24,6 +25,7 @@ def request_view(
         automation_condition=_when_missing(on_code_change),
         **shared_arguments,
     )
+    @metered
     def _request_view(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
         record_code(context, lake.lake().state)
         return dg.MaterializeResult(

@@ -33,13 +33,14 @@ from ml_platform.steps.closed_window import following_window, latest_due, open_w
 from ml_platform.steps.untimed import training_set_key
 from ml_platform.steps.window_backlog import backlog
 from resources.lake import LakeResource
-from resources.mlflow import MlflowResource
+from resources.profiles import REPOSITORY
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
+    from ml_platform.state.store import StateStore
 
 
-def new_window_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.SensorDefinition:
+def new_window_sensor(model: ModelAssets) -> dg.SensorDefinition:
     """Return the sensor `<model>_new_window`, which requests one training cycle per content of the training set."""
 
     @dg.sensor(
@@ -49,9 +50,7 @@ def new_window_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) 
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def new_window(
-        context: dg.SensorEvaluationContext, lake: LakeResource, mlflow: MlflowResource
-    ) -> dg.RunRequest | dg.SkipReason:
+    def new_window(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         tables = lake.lake()
         follow_training(context.instance, model.name, tables.state)
         due = (
@@ -61,7 +60,7 @@ def new_window_sensor(model: ModelAssets, models_of_domain: Sequence[str] = ()) 
         )
         if isinstance(due, dg.SkipReason):
             return due
-        if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
+        if spent := spent_budget(model, tables.state, datetime.now(UTC)):
             return dg.SkipReason(spent)
         window, digest = due
         if not model.has_time:
@@ -241,7 +240,7 @@ def _missing_partitions(model: ModelAssets, window: str, stored: Collection[str]
     return [key for key in scheme.between(first, window) if key not in stored]
 
 
-def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[str] = ()) -> dg.ScheduleDefinition:
+def training_schedule(model: ModelAssets, cron: str) -> dg.ScheduleDefinition:
     """Return the schedule `<model>_retrain`, which requests a training cycle at fixed times.
 
     A candidate with unchanged inputs is not fitted again.
@@ -255,12 +254,10 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
         description=f"Trains {model.name} on the latest window with a materialized training set.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
-    def retrain(
-        context: dg.ScheduleEvaluationContext, lake: LakeResource, mlflow: MlflowResource
-    ) -> dg.RunRequest | dg.SkipReason:
-        if spent := spent_budget(model, models_of_domain, mlflow, datetime.now(UTC)):
-            return dg.SkipReason(spent)
+    def retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         tables = lake.lake()
+        if spent := spent_budget(model, tables.state, datetime.now(UTC)):
+            return dg.SkipReason(spent)
         if not model.has_time and tables.exists(model.table):
             return dg.RunRequest(asset_selection=model.training_cycle_keys)
         partitions = model.partitions.sort(tables.partitions(model.table))
@@ -287,21 +284,26 @@ def training_schedule(model: ModelAssets, cron: str, models_of_domain: Sequence[
     return retrain
 
 
-def spent_budget(model: ModelAssets, models: Sequence[str], mlflow: MlflowResource, now: datetime) -> str:
-    """Return why the budget of the domain allows no further fit in the calendar month of ``now``; empty if it does.
+def spent_budget(model: ModelAssets, state: "StateStore", now: datetime) -> str:
+    """Return why the budget of the domain allows no further fit in the calendar month of ``now``; empty if it does."""
+    from ml_platform.monitoring.cost_budget import budget_use
+    from ml_platform.monitoring.cost_records import used_by_domain
+    from ml_platform.steps.prices import read_prices
 
-    ``models`` are the names of the models of the domain.
-    """
     budget = model.domain_settings.budget
     if budget is None:
         return ""
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    spent = mlflow.tracking.cost_since(models, month)
-    if spent < budget.per_month:
+    today = now.astimezone(UTC).date()
+    first = today.replace(day=1)
+    prices = read_prices(REPOSITORY)
+    use = budget_use(
+        budget, used_by_domain(state, first, today).get(model.domain), prices.currency if prices.are_declared else None
+    )
+    if not use.is_spent:
         return ""
     return (
-        f"The fits of the domain '{model.domain}' have cost {spent:,.4g} since {month:%Y-%m-%d}, and its budget is "
-        f"{budget.per_month:,.4g} a month. Raise it in {model.domain}/{DOMAIN_FILE}, or train by hand."
+        f"The domain '{model.domain}' has used {use.text} of its budget since {first} (UTC). "
+        f"Raise it in {model.domain}/{DOMAIN_FILE}, or train by hand."
     )
 
 

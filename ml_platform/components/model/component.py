@@ -5,8 +5,6 @@ The modules beside this one define the assets, in the order of the data: `traini
 `ml_platform/steps/`.
 """
 
-from collections.abc import Sequence
-
 import dagster as dg
 
 from ml_platform.components.model import (
@@ -72,13 +70,12 @@ class Model(ModelDeclaration):
         own = dg.Definitions(
             assets=assets, asset_checks=[promotion.reproducible(bound)], jobs=[job, *decision_jobs.decision_jobs(bound)]
         )
-        models = [each.name for each in context.component_tree.get_all_components(Model) if each.domain == self.domain]
-        return dg.Definitions.merge(own, self.automation_definitions(bound, models))
+        return dg.Definitions.merge(own, self.automation_definitions(bound))
 
-    def automation_definitions(self, bound: ModelAssets, models_of_domain: Sequence[str] = ()) -> dg.Definitions:
+    def automation_definitions(self, bound: ModelAssets) -> dg.Definitions:
         """Return the sensors and schedules that retrain, monitor and reproduce the model."""
         declared = self.retraining
-        sensors = [automation.new_window_sensor(bound, models_of_domain)] if declared.on_new_partition else []
+        sensors = [automation.new_window_sensor(bound)] if declared.on_new_partition else []
         if bound.maximum_looks > 1:
             sensors.append(rejudging.waiting_candidates_sensor(bound))
         if self.rollout.all_steps:
@@ -88,5 +85,5 @@ class Model(ModelDeclaration):
             promotion.reproduce_schedule(bound, declared.reproduce_cron),
         ]
         if declared.cron is not None:
-            schedules.append(automation.training_schedule(bound, declared.cron, models_of_domain))
+            schedules.append(automation.training_schedule(bound, declared.cron))
         return dg.Definitions(sensors=sensors, schedules=schedules)

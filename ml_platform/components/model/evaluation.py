@@ -15,6 +15,7 @@ from pydantic import Field
 from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.materializations import COVERED_CODE
 from ml_platform.components.metadata import inline_image, records_table
+from ml_platform.components.metered import metered
 from ml_platform.components.model.evaluation_page import summary
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
@@ -60,6 +61,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("python"),
     )
+    @metered
     def _evaluation(
         context: dg.AssetExecutionContext,
         config: EvaluationConfig,

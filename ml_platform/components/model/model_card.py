@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -29,6 +30,7 @@ def model_card(model: ModelAssets) -> dg.AssetsDefinition:
         deps=[model.key("evaluation")],
         **model.shared_arguments("html"),
     )
+    @metered
     def _model_card(
         context: dg.AssetExecutionContext,
         lake: LakeResource,

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.components.materializations import table_metadata
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.serving_freshness import FRESHNESS_CHECKS, freshness_results
 from ml_platform.components.stores import open_stores
@@ -39,6 +40,7 @@ def predictions(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("deltalake"),
     )
+    @metered
     def _predictions(
         lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -77,6 +79,7 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
         metadata={"dagster/table_name": outcomes_table(model.name)},
         **model.shared_arguments("deltalake"),
     )
+    @metered
     def _outcomes(lake: LakeResource, home: HomeResource) -> dg.MaterializeResult[Any]:
         from ml_platform.steps.monitoring import join_outcomes
         from ml_platform.steps.pseudonyms import hashed_fields_of
@@ -116,6 +119,7 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("python"),
     )
+    @metered
     def _performance(
         lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -158,6 +162,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("evidently"),
     )
+    @metered
     def _drift(
         context: dg.AssetExecutionContext,
         lake: LakeResource,

@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from ml_platform.components.metadata import records_table
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.model_card import write_window_card
 from ml_platform.components.stores import open_stores
@@ -93,6 +94,7 @@ def champion(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("mlflow"),
     )
+    @metered
     def _champion(
         context: dg.AssetExecutionContext,
         config: ChampionConfig,
@@ -176,6 +178,7 @@ def reproducible(model: ModelAssets) -> dg.AssetChecksDefinition:
         ],
         can_subset=True,
     )
+    @metered
     def _reproducible(
         context: dg.AssetCheckExecutionContext,
         lake: LakeResource,

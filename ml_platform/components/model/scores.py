@@ -10,6 +10,7 @@ from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.declaration import partition_mapping, partitions_definition
 from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import records_table
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from ml_platform.data.source_hash import source_hash
@@ -57,6 +58,7 @@ def scores(model: ModelAssets) -> dg.AssetsDefinition:
         automation_condition=_on_new_rows(dataset, model.key("rollout")) if declared.on_new_partition else None,
         **model.shared_arguments("bentoml", "deltalake"),
     )
+    @metered
     def _scores(
         context: dg.AssetExecutionContext,
         lake: LakeResource,

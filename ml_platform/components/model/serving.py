@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ml_platform.components.metadata import records_table
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.dagster_home import HomeResource
@@ -51,6 +52,7 @@ def bento(model: ModelAssets) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments("bentoml"),
     )
+    @metered
     def _bento(
         context: dg.AssetExecutionContext,
         lake: LakeResource,
@@ -146,6 +148,7 @@ def rollout(model: ModelAssets) -> dg.AssetsDefinition:
         deps=[model.key("bento")],
         **model.shared_arguments("envoy"),
     )
+    @metered
     def _rollout(
         lake: LakeResource, mlflow: MlflowResource, home: HomeResource, online_store: OnlineStoreResource
     ) -> dg.MaterializeResult[Any]:

@@ -11,6 +11,7 @@ from ml_platform.components.code_record import code_metadata, record_code
 from ml_platform.components.declaration import EARLIEST, on_new_inputs, partition_mapping
 from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import inline_image, label_metadata, training_set_schema, trials_table
+from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.model.placement import placement_tags, pool_of
 from ml_platform.components.stores import open_stores
@@ -88,24 +89,23 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
         },
         **model.shared_arguments("polars", "deltalake"),
     )
+    @metered
     def _training_set(
-        context: dg.AssetExecutionContext, lake: LakeResource, home: HomeResource
+        context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.check_results import late_fields_result, leakage_screen_result
         from ml_platform.data.canonical import value_digest
         from ml_platform.registry.audit import AuditLog
-        from ml_platform.steps.candidates import build_training_sets, read_prices
+        from ml_platform.steps.candidates import build_training_sets
         from ml_platform.steps.feature_checks import check_late_fields, screen_training_set
         from ml_platform.steps.labels import count_labels
         from ml_platform.steps.late_arrivals import record_late_partitions
-        from ml_platform.training.resource_usage import measure_resources
 
         tables = lake.lake()
         record_code(context, tables.state)
         keys = list(context.partition_keys) if model.has_time else []
         earlier = tables.digests(model.table, keys)
-        with measure_resources(read_prices(home.code)) as used:
-            written = build_training_sets(model, keys, tables)
+        written = build_training_sets(model, keys, tables)
         late = record_late_partitions(model, earlier, written, AuditLog(tables.state), datetime.now(UTC))
         for each in late:
             context.log.warning(f"{each.partition} changed after it was judged: {each.judged}")
@@ -114,8 +114,7 @@ def training_set(model: ModelAssets) -> dg.AssetsDefinition:
             metadata = table_metadata(table) | label_metadata(labels.get(window))
             context.add_asset_metadata(metadata, partition_key=window if model.has_time else None)
         yield dg.MaterializeResult(
-            data_version=dg.DataVersion(value_digest([t.sha256 for t in written.values()])),
-            metadata=asdict(used.total()),
+            data_version=dg.DataVersion(value_digest([table.sha256 for table in written.values()])),
         )
         yield late_fields_result(check_late_fields(model, lake.lake()))
         yield leakage_screen_result(screen_training_set(model, lake.lake()))
@@ -181,6 +180,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         ],
         **model.shared_arguments(declared.trainer.partition(":")[0].rpartition(".")[2], "mlflow"),
     )
+    @metered
     def _candidate(
         context: dg.AssetExecutionContext,
         lake: LakeResource,

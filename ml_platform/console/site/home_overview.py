@@ -1,7 +1,8 @@
 """The content of the home page: all models by domain, the data, the last decisions, and the unresolved failures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from ml_platform.console.site.model_overview import (
     without_declaration,
 )
 from ml_platform.data.contract_record import ContractResult, latest_result
+from ml_platform.monitoring.cost_records import Used, used_by_domain
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, all_desired_states
 
@@ -56,7 +58,7 @@ class Attention:
 class HomeOverview:
     """The content of the home page. ``data`` has the last partition of each dataset, None before its first one.
 
-    ``alerts`` are the open ones, the worst first.
+    ``alerts`` are the open ones, the worst first. ``costs`` are those of each domain since the month began (UTC).
 
     ``failures`` are those of :func:`~resources.run_failures.unresolved_failures`.
     """
@@ -67,6 +69,7 @@ class HomeOverview:
     failures: Sequence[Mapping[str, Any]]
     not_loaded: Mapping[str, str]
     alerts: Sequence[StoredAlert] = ()
+    costs: Mapping[str, Used] = field(default_factory=dict)
 
     @property
     def attention(self) -> list[Attention]:
@@ -126,8 +129,13 @@ class DeclarationReader:
         )
 
 
-def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Mapping[str, Any]]) -> HomeOverview:
-    """Return the content of the home page; a model without a declaration stands under :data:`NO_DOMAIN`."""
+def home_overview(
+    audit: AuditLog, declared: Declarations, failures: Sequence[Mapping[str, Any]], today: date
+) -> HomeOverview:
+    """Return the content of the home page; a model without a declaration stands under :data:`NO_DOMAIN`.
+
+    ``today`` is the UTC day until which costs are shown.
+    """
     models: dict[str, list[ModelOverview]] = {}
     # One transaction: the page shows one moment, and hundreds of small ones would take half of its time.
     with audit.state.read():
@@ -142,6 +150,7 @@ def home_overview(audit: AuditLog, declared: Declarations, failures: Sequence[Ma
             failures=failures,
             not_loaded=declared.not_loaded,
             alerts=worst_first(open_alerts(audit.state)),
+            costs=used_by_domain(audit.state, today.replace(day=1), today),
         )
 
 

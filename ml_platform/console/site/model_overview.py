@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
+from ml_platform.console.costs import CostReport
 from ml_platform.monitoring.drift_history import DriftSummary, drift_history
 from ml_platform.monitoring.performance import ExpectedInterval, PerformanceReport, Period
 from ml_platform.monitoring.performance_periods import last_periods
@@ -113,6 +114,7 @@ class ModelOverview:
     decisions: Sequence[Decision] = field(default=())
     retraining: Sequence[RecordedDecision] = field(default=())
     periods: Sequence[Period] = field(default=())
+    costs: CostReport | None = None
 
     @property
     def doubtful(self) -> Period | None:

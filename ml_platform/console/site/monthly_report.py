@@ -6,7 +6,7 @@ Only the records of the month are read, and a bounded number of others, so a rep
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -25,6 +25,7 @@ from ml_platform.console.site.model_overview import (
 )
 from ml_platform.data.cadences import months_before
 from ml_platform.errors import PlatformError
+from ml_platform.monitoring.cost_records import Used, used_by_model
 from ml_platform.monitoring.drift_history import DriftSummary, drift_history
 from ml_platform.monitoring.performance import Period
 from ml_platform.monitoring.performance_periods import periods_between
@@ -67,7 +68,9 @@ class Month:
 
 @dataclass(frozen=True)
 class ModelMonth:
-    """One model in the month. ``champion`` is that of its end, and ``cost`` is None without an MLflow store.
+    """One model in the month. ``champion`` is that of its end. ``cost`` is that of all steps that ended in it.
+
+    The cost of a month from before the ledger is that of the fits, and None without an MLflow store.
 
     ``realised`` has evaluated periods only, and ``decisions`` has no verdicts, of which ``judged`` has the last ones.
     """
@@ -80,7 +83,7 @@ class ModelMonth:
     drift: Sequence[DriftSummary]
     decisions: Sequence[Decision]
     predictions: int
-    cost: float | None
+    cost: Used | None
 
     @property
     def name(self) -> str:
@@ -169,15 +172,17 @@ def monthly_report(
     tracking: "Tracking | None",
     instance: dg.DagsterInstance,
 ) -> MonthlyReport:
-    """Return the report of ``month``; ``tracking`` gives the cost of the fits, None leaves it out."""
+    """Return the report of ``month``; ``tracking`` gives the cost of fits in a month from before the ledger."""
     models: dict[str, list[ModelMonth]] = {}
     records = [each for each in audit.between(month.start, month.end) if each.kind in DECISION_KINDS]
     named: set[int] = set()
+    last = (month.end - timedelta(microseconds=1)).astimezone(UTC).date()
+    costs = used_by_model(audit.state, month.start.astimezone(UTC).date(), last)
     for each in known_models(audit, declared, all_desired_states(audit.state).readable):
         names = {each.name, *audit.former_names(each.name)}
         own = [record for record in records if record.facts.get("model") in names]
         named |= {record.sequence for record in own}
-        models.setdefault(each.domain, []).append(_model_month(month, audit, each, own, tracking))
+        models.setdefault(each.domain, []).append(_model_month(month, audit, each, own, tracking, costs))
     count, failures = failed_runs_between(instance, month.start, month.end, FAILURES_LISTED)
     return MonthlyReport(
         month=month,
@@ -194,6 +199,7 @@ def _model_month(
     declared: DeclaredModel,
     records: Sequence[AuditRecord],
     tracking: "Tracking | None",
+    costs: Mapping[str, Used],
 ) -> ModelMonth:
     state, name = audit.state, declared.name
     judged = last_judged(state, name, JUDGED_READ)
@@ -210,8 +216,14 @@ def _model_month(
         drift=[each for each in drift_history(state, name) if each.partition in windows],
         decisions=[decision_of(each) for each in records if each.kind != VERDICT_KIND],
         predictions=prediction_count(state, name, month.start, month.end),
-        cost=None if tracking is None else tracking.cost_since([name], month.start, month.end),
+        cost=_cost(month, name, tracking, costs),
     )
+
+
+def _cost(month: Month, model: str, tracking: "Tracking | None", costs: Mapping[str, Used]) -> Used | None:
+    if costs:
+        return costs.get(model, Used())
+    return None if tracking is None else Used(money=tracking.cost_since([model], month.start, month.end))
 
 
 def _promised(champion: ChampionRecord | None, judged: Sequence[JudgedPartition]) -> dict[str, QualityPoint]:

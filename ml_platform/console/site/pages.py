@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.alerts.alert import StoredAlert, kind_of
+from ml_platform.console.costs import cost_text, duration_text
 from ml_platform.console.site.charts import heat, lines_chart, quality_chart, reliability_chart
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
@@ -29,9 +30,10 @@ PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "dri
 """Paths of the reports of a partition, relative to the folder of reports, by the text of their link."""
 
 
-def home_page(home: HomeOverview) -> str:
-    """Return the home page as HTML."""
-    return render("home.html.j2", home=home, webserver=address("webserver"), runbook=_runbook)
+def home_page(home: HomeOverview, currency: str | None = None) -> str:
+    """Return the home page as HTML; costs are in ``currency``, or in hours of processors if nothing has a price."""
+    content = {"home": home, "cost": partial(cost_text, currency=currency)}
+    return render("home.html.j2", **content, webserver=address("webserver"), runbook=_runbook)
 
 
 def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *, has_columns: bool = False) -> str:
@@ -48,7 +50,7 @@ def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *,
         "Endpoint": f"{address('gateway')}/v1/{name}/",
     }
     pages = {each.partition: _pages(name, each.partition, reports) for each in model.judged}
-    content = {"model": model, "model_links": links, "pages": pages, "champions": champions}
+    content = {"model": model, "model_links": links, "pages": pages, "champions": champions, "cost": cost_text}
     return render("model.html.j2", **content, columns=heat_columns(model), webserver=address("webserver"))
 
 
@@ -58,9 +60,9 @@ def comparison_page(found: VersionComparison) -> str:
     return render("comparison.html.j2", links={}, found=found, sides=side_rows(found.first, found.second))
 
 
-def month_page(report: MonthlyReport, currency: str) -> str:
-    """Return the report of a month as HTML, complete in itself; ``currency`` is that of its costs."""
-    return render("month.html.j2", links={}, report=report, currency=currency)
+def month_page(report: MonthlyReport, currency: str | None) -> str:
+    """Return the report of a month as HTML, complete in itself; costs are in ``currency``, None: in hours."""
+    return render("month.html.j2", links={}, report=report, currency=currency, cost=cost_text)
 
 
 def documentation_page(text: str) -> str:
@@ -126,6 +128,7 @@ def _environment() -> "Environment":
     )
     environment.filters |= {
         "chart": quality_chart,
+        "duration": duration_text,
         "heat": heat,
         "lines": lines_chart,
         "reliability": reliability_chart,

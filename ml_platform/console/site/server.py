@@ -8,9 +8,12 @@ binds its name to this machine reads nothing.
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.console.costs import cost_report
 from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
@@ -30,6 +33,7 @@ from ml_platform.console.site.model_overview import last_champions, model_overvi
 from ml_platform.console.site.pages import documentation_page, home_page, missing_page, model_page
 from ml_platform.console.site.recent import Recent
 from ml_platform.registry.audit import AuditLog
+from ml_platform.training.resource_usage import PriceList
 from resources.addresses import ALLOWED_HOSTS, LOOPBACK
 from resources.home import Home
 from resources.run_failures import unresolved_failures
@@ -43,6 +47,8 @@ PARTITIONS_SHOWN, DECISIONS_SHOWN = 36, 40
 """Rows of a model's page."""
 
 FAILURES_SHOWN = 8
+COST_DAYS = 30
+"""Days whose costs a model's page shows."""
 
 VERSION = re.compile("[1-9][0-9]{0,8}")
 
@@ -61,11 +67,13 @@ def site_app(
     failures: Callable[[], Sequence[Mapping[str, Any]]],
     recorded: RecordReader = lambda _: {},
     docs: Path | None = None,
+    prices: Callable[[], PriceList] = PriceList,
 ) -> "Starlette":
     """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
 
     ``recorded`` returns the lineage of columns that materializations recorded there. ``docs`` is the folder of the
-    documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts.
+    documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts. ``prices`` returns
+    those of now.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -76,14 +84,19 @@ def site_app(
 
     # Functions without `async` run in threads: a page that waits for a database holds no other one.
     def home(_: "Request") -> "Response":
-        return HTMLResponse(home_page(home_overview(audit, declared.current(), failures())), headers=HEADERS)
+        overview = home_overview(audit, declared.current(), failures(), datetime.now(UTC).date())
+        now = prices()
+        page = home_page(overview, now.currency if now.are_declared else None)
+        return HTMLResponse(page, headers=HEADERS)
 
     def model(request: "Request") -> "Response":
         name = request.path_params["name"]
         found = known_model(audit, declared.current(), name)
         if found is None:
             return unknown(name)
+        costs = cost_report(audit.state, COST_DAYS, datetime.now(UTC).date(), prices(), model=name)
         shown = model_overview(audit, *found, partitions=PARTITIONS_SHOWN, decisions=DECISIONS_SHOWN)
+        shown = replace(shown, costs=costs)
         has_columns = name in declared.current().lineage.models
         page = model_page(shown, last_champions(audit, name), reports, has_columns=has_columns)
         return HTMLResponse(page, headers=HEADERS)
@@ -153,6 +166,7 @@ def main(port: int, root: Path) -> None:
     """Serve the home at ``root`` on ``port`` of this machine until the process ends."""
     import uvicorn
 
+    from ml_platform.steps.prices import read_prices
     from resources.orchestration import open_instance
     from resources.profiles import REPOSITORY
     from resources.state import open_state
@@ -171,6 +185,7 @@ def main(port: int, root: Path) -> None:
             lambda: failures.current(FAILURES_SHOWN),
             lambda views: lineage.current(frozenset(views)),
             docs=REPOSITORY / "docs",
+            prices=lambda: read_prices(REPOSITORY),
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from benchmarks.home_page import SyntheticDeclarations, write_records
 from ml_platform.console.site.monthly_report import MonthError, MonthlyReport, monthly_report, read_month
 from ml_platform.console.site.pages import month_page
+from ml_platform.monitoring.cost_records import StepCost, Used, record_step
 from ml_platform.monitoring.performance import Period
 from ml_platform.registry.audit import AuditLog
 from ml_platform.state.schema import performance_periods, prediction_days
@@ -56,6 +57,19 @@ def test_last_month_that_is_over_is_the_default_and_a_month_under_way_ends_now(s
     under_way = read_month("2023-04", "America/New_York", NOW)
     assert (under_way.end, under_way.is_over) == (NOW, False)
     assert "the month is not over" in month_page(report(state, "2023-04"), "USD")
+
+
+def test_cost_of_a_model_is_that_of_the_steps_that_ended_in_the_month(state: StateStore) -> None:
+    assert report(state, "2023-03").models["domain_0"][0].cost is None  # neither a ledger nor MLflow
+    for day, money in ((28, 1.0), (31, 2.5)):
+        ended, used = datetime(2023, 3, day, 23, 59, tzinfo=UTC), Used(money=money)
+        record_step(state, StepCost(str(day), "m00/champion", 0, "domain_0", "m00", False, ended, used))
+    record_step(
+        state, StepCost("april", "m00/champion", 0, "", "m00", False, datetime(2023, 4, 1, tzinfo=UTC), Used(money=9.0))
+    )
+    found = report(state, "2023-03")
+    assert found.models["domain_0"][0].cost == Used(money=3.5)
+    assert "cost 3.50 EUR" in month_page(found, "EUR")
 
 
 @pytest.mark.parametrize(("month", "zone"), [("2023-4-1", "UTC"), ("2023-05", "UTC"), ("2023-03", "Mars/Olympus")])

@@ -18,6 +18,7 @@ from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, Decl
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
 from ml_platform.data.contract_record import record_failed
+from ml_platform.monitoring.cost_records import StepCost, Used, record_step
 from ml_platform.monitoring.label_doubts import Doubt
 from ml_platform.monitoring.performance import Period
 from ml_platform.registry.audit import AuditLog
@@ -113,6 +114,25 @@ def test_home_page_of_a_new_home_says_what_is_missing(site: Site) -> None:
     ):
         assert text in page
     assert "Needs attention" not in page
+
+
+def test_pages_show_the_cost_of_the_domain_and_of_the_assets_of_the_model(site: Site) -> None:
+    now = datetime.now(UTC)
+    for asset, money in (("m00/candidate_trees", 12.5), ("m00/evaluation", 0.25)):
+        used = Used(300.0, 400.0, 0.0, 2_000_000_000, 3_000_000, money)
+        record_step(site.state, StepCost("run", asset, 0, "domain_0", "m00", asset == "m00/evaluation", now, used))
+
+    assert "12.75 USD this month" in site.page("/")
+    page = site.page("/models/m00")
+    for text in (
+        '<span class="value">12.75 USD</span>',
+        "<td>m00/candidate_trees</td>",
+        "6.7 min",
+        "2.00 GB",
+        "0.25 USD",
+    ):
+        assert text in page
+    assert "No step of the model has ended" in site.page("/models/m01")
 
 
 def test_home_page_shows_open_alerts_the_worst_first_with_link_and_runbook(site: Site) -> None:
