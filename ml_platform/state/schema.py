@@ -300,7 +300,7 @@ _USED = (
     ("bytes_written", BigInteger(), "Bytes that the process sent to storage."),
     ("money", Float(), "Cost by the prices of that time, in the currency of params.yaml."),
 )
-"""What a step used: name, type and meaning of each column."""
+"""Columns of the use of a step: name, type and meaning."""
 
 step_costs = Table(
     "step_costs",
