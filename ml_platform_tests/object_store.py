@@ -55,7 +55,8 @@ def running_object_store(folder: Path) -> Iterator[ObjectStore]:
         until(lambda: _has_bucket(store), seconds=60)
         yield store
     finally:
-        server.terminate()
+        # It needs half a minute to end by itself, and its files are temporary.
+        server.kill()
         server.wait(30)
 
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 import assets
 from ml_platform.training.trainer import TrainerSettings
 from ml_platform_tests.components.delivery_model import DOMAIN
+from resources.cluster_settings import ClusterSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "reference" / "generated"
@@ -134,6 +135,8 @@ def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.Monk
             if "type" in declared:
                 component = getattr(components, declared["type"].removeprefix("ml_platform."))
                 assert component.model_validate(declared["attributes"]).name == declared["attributes"]["name"]
+            elif "postgres" in declared:
+                ClusterSettings.model_validate(declared)
             else:
                 validate_part(declared)
 

@@ -2,9 +2,11 @@
 
 from ml_platform.data.lake import Lake
 from resources.home import Home
+from resources.profile import locations
 from resources.state import open_state
 
 
 def open_lake(home: Home) -> Lake:
-    """Return the lake of ``home``, with the catalog in its state store."""
-    return Lake(str(home.lake), open_state(home))
+    """Return the lake of ``home`` under the active profile, with the catalog in its state store."""
+    found = locations(home)
+    return Lake(found.lake, open_state(home), found.lake_options or None)

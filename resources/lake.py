@@ -1,4 +1,4 @@
-"""Dagster resource of the lake and the landing zone: local folders of the home, or a bucket."""
+"""Dagster resource of the lake and the landing zone: the lake is a folder of the home, or a bucket."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from pydantic import Field
 from ml_platform.data.landing import Landing
 from resources.addresses import page_link, stored_address
 from resources.home import Home
+from resources.profile import locations
 
 if TYPE_CHECKING:
     from ml_platform.data.lake import Lake
@@ -27,15 +28,16 @@ class LakeResource(dg.ConfigurableResource[Any]):
         default="/go/reports", description="Address of that folder for a browser, or the path that redirects there."
     )
     storage_options: dict[str, str] = Field(
-        default_factory=dict, description="Options of the object store, such as AWS_REGION; empty for a local folder."
+        default_factory=dict,
+        description="Options of the object store, such as AWS_REGION, in addition to those of the profile.",
     )
 
     @classmethod
     def for_home(cls, home: Home) -> "LakeResource":
-        """Return the resource whose landing zone, lake and reports are folders of ``home``."""
+        """Return the resource on the lake of the active profile; landing zone and reports are folders of ``home``."""
         return cls(
             landing_root=str(home.landing),
-            lake_root=str(home.lake),
+            lake_root=locations(home).lake,
             home_root=str(home.root),
             reports_root=str(home.reports),
             reports_address=stored_address("reports"),
@@ -61,7 +63,10 @@ class LakeResource(dg.ConfigurableResource[Any]):
         """Return the lake."""
         from ml_platform.data.lake import Lake
 
-        return Lake(self.lake_root, self.state(), self.storage_options or None)
+        found = locations(Home(Path(self.home_root)))
+        # The credentials of the profile are no part of the configuration, which the UI shows.
+        options = found.lake_options if self.lake_root == found.lake else {}
+        return Lake(self.lake_root, self.state(), {**options, **self.storage_options} or None)
 
     def data_docs(self) -> Path:
         """Return the folder of the Data Docs, which contains one site per dataset and partition."""

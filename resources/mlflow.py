@@ -18,7 +18,9 @@ from ml_platform.registry.outbox import Outbox, is_connection_error
 from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirror_factory
 from resources.addresses import run_link, stored_address
-from resources.home import ARTIFACT_ROOT, Home
+from resources.home import Home
+from resources.profile import active_profile, locations
+from resources.tracking_location import tracking_store
 
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
@@ -26,7 +28,9 @@ WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 class MlflowResource(dg.ConfigurableResource[Any]):
     """Opens one MLflow run per asset, partition and attempt, tagged with Dagster's run id."""
 
-    tracking_uri: str = Field(description="Address of the tracking store: sqlite:///… or http://….")
+    tracking_uri: str = Field(
+        description="Address of the tracking store: sqlite:///… or http://…; empty: that of the profile."
+    )
     artifact_root: str | None = Field(
         default=None, description="Folder or bucket for artifacts of new experiments; null: the server decides."
     )
@@ -46,12 +50,16 @@ class MlflowResource(dg.ConfigurableResource[Any]):
 
     @classmethod
     def for_home(cls, home: Home) -> "MlflowResource":
-        """Return the resource on the SQLite store of ``home``; ``ML_PLATFORM_WANDB`` turns the W&B mirror on."""
+        """Return the resource on the tracking store of the active profile; by default the SQLite store of ``home``.
+
+        ``ML_PLATFORM_WANDB`` turns the W&B mirror on.
+        """
         wandb_mode = os.environ.get(WANDB_VARIABLE, "")
         return cls(
-            tracking_uri=home.tracking_uri,
-            # Relative to the home, so that a moved home still finds its artifacts.
-            artifact_root=ARTIFACT_ROOT,
+            # The address of Postgres may contain a password, and the UI shows the configuration.
+            tracking_uri="" if active_profile() == "cluster" else home.tracking_uri,
+            # In the home it is relative, so that a moved home still finds its artifacts.
+            artifact_root=locations(home).artifacts,
             outbox=str(home.records / "outbox"),
             server_address=stored_address("mlflow"),
             wandb_enabled=bool(wandb_mode),
@@ -68,7 +76,8 @@ class MlflowResource(dg.ConfigurableResource[Any]):
                 {"enabled": self.wandb_enabled, "project": self.wandb_project, "mode": self.wandb_mode}
             )
             open_mirror = wandb_mirror_factory(settings, Path(self.wandb_folder))
-            self._tracking = Tracking(self.tracking_uri, self.artifact_root, outbox, open_mirror)
+            address = self.tracking_uri or tracking_store(Home.from_environment())[0]
+            self._tracking = Tracking(address, self.artifact_root, outbox, open_mirror)
         return self._tracking
 
     @property

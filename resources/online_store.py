@@ -1,21 +1,19 @@
 """Dagster resource of the online store: snapshot files by default, or a Valkey server for several machines.
 
-Publication, verification and serving all read ``ML_PLATFORM_ONLINE``: a folder, or an address such as
-``redis://host:6379/0``. The default is the folder ``online`` of the home.
+Publication, verification and serving all use the store of the profile, or that of ``ML_PLATFORM_ONLINE``: a folder, or
+an address such as ``redis://host:6379/0``. The default is the folder ``online`` of the home.
 """
 
-import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from resources.home import Home
+from resources.profile import active_profile, locations
 
 if TYPE_CHECKING:
     from ml_platform.features.online_store import OnlineStore
-
-LOCATION_VARIABLE = "ML_PLATFORM_ONLINE"
 
 
 class OnlineStoreResource(dg.ConfigurableResource[Any]):
@@ -28,13 +26,18 @@ class OnlineStoreResource(dg.ConfigurableResource[Any]):
     )
     root: str = Field(default="", description="Folder of the snapshot files.")
     url: str = Field(
-        default="", description="Address of the server, such as redis://host:6379/0, or history:// and a folder."
+        default="",
+        description="Address of the server, such as redis://host:6379/0, or history:// and a folder; empty: that of "
+        "the profile.",
     )
 
     @classmethod
     def for_home(cls, home: Home) -> "OnlineStoreResource":
-        """Return the resource that ``ML_PLATFORM_ONLINE`` names; by default the folder ``online`` of ``home``."""
-        location = os.environ.get(LOCATION_VARIABLE) or str(home.online)
+        """Return the resource of the active profile; by default the folder ``online`` of ``home``."""
+        if active_profile() == "cluster":
+            # The address may contain a password, and the UI shows the configuration.
+            return cls(kind="valkey")
+        location = locations(home).online
         if "://" not in location:
             return cls(root=location)
         return cls(kind="history" if location.startswith("history:") else "valkey", url=location)
@@ -48,4 +51,6 @@ class OnlineStoreResource(dg.ConfigurableResource[Any]):
         """Return the store; it connects to a server on first use."""
         from ml_platform.features.stores import open_store
 
-        return open_store(self.root if self.kind == "snapshot" else self.url)
+        if self.kind == "snapshot":
+            return open_store(self.root)
+        return open_store(self.url or locations(Home.from_environment()).online)

@@ -11,6 +11,7 @@ from ml_platform.data.domains import declared_pools
 from ml_platform.errors import PlatformError
 from resources.home import HOME_VARIABLE, Home
 from resources.home_version import prepare_home
+from resources.profile import active_profile
 from resources.profiles import REPOSITORY
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 GPU_POOL = "gpu"
 """Pool of the steps that need an accelerator."""
+
+STORAGE = {"custom": {"module": "resources.dagster_storage", "class": "HomeStorage", "config": {}}}
+"""Storage that the profile chooses, without an address in the settings file."""
 
 INSTANCE_SETTINGS = """\
 # Written by ml-platform: settings of the Dagster instance of this home. Its SQLite files are in this folder.
@@ -102,18 +106,21 @@ def _write_settings(path: Path) -> None:
     import yaml
 
     text = path.read_text() if path.exists() else ""
-    if text == INSTANCE_SETTINGS:
+    if text == INSTANCE_SETTINGS and active_profile() == "local":
         return
     own, defaults = _read_settings(path, text), yaml.safe_load(INSTANCE_SETTINGS)
+    if active_profile() == "cluster":
+        defaults["storage"] = STORAGE
     complete = _with_defaults(own, defaults)
     if complete == own:
         return
-    if complete == defaults:
+    if complete == yaml.safe_load(INSTANCE_SETTINGS):
         write_text(path, INSTANCE_SETTINGS)
     else:
         header = "# Changed by ml-platform: it added the settings that this release needs and kept all others.\n"
         write_text(path, header + yaml.safe_dump(complete, sort_keys=False))
-        LOG.warning("Added the settings that this release needs to %s.", path)
+        if text:
+            LOG.warning("Added the settings that this release needs to %s.", path)
 
 
 def _read_settings(path: Path, text: str) -> Mapping[str, Any]:

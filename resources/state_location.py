@@ -1,22 +1,19 @@
-"""Where the state store of a home is: a SQLite file in the home, or the Postgres database of ``ML_PLATFORM_STATE``."""
+"""Where the state store of a home is: a SQLite file in the home, or a Postgres database."""
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 from ml_platform.state.store import StateStore
 from resources.home import Home
-
-STATE_VARIABLE = "ML_PLATFORM_STATE"
-"""Environment variable with the address of a Postgres store, such as ``postgresql+psycopg://host/state``."""
+from resources.profile import locations
 
 STORES_REMEMBERED = 16
 """Number of stores that one process keeps open."""
 
 
 def state_location(home: Home) -> str:
-    """Return the address of the state store of ``home``, or the path of its SQLite file."""
-    return os.environ.get(STATE_VARIABLE) or str(home.state)
+    """Return the address of the state store of ``home``, or the path of its SQLite file; raises as ``locations``."""
+    return locations(home).state
 
 
 @lru_cache(maxsize=STORES_REMEMBERED)

@@ -13,6 +13,8 @@ import dagster as dg
 
 from resources.home import Home
 from resources.home_version import prepare_home
+from resources.profile import active_profile
+from resources.tracking_location import tracking_store
 
 if TYPE_CHECKING:
     from dagster_mlflow.resources import MlFlow
@@ -33,9 +35,10 @@ def team_mlflow(home: Home) -> dg.ResourceDefinition:
         from dagster_mlflow import mlflow_tracking
 
         config = context.resource_config
-        if config["mlflow_tracking_uri"] == home.tracking_uri:
-            _prepare_experiment(home, config["experiment_name"])
         with _restored_tracking_uri():
+            if config["mlflow_tracking_uri"] == _shown_address(home):
+                address = _prepare_experiment(home, config["experiment_name"])
+                context = context.replace_config({**config, "mlflow_tracking_uri": address})
             open_tracking = cast("Callable[[dg.InitResourceContext], Iterator[MlFlow]]", mlflow_tracking.resource_fn)
             opened = open_tracking(context)
             tracking = next(opened)
@@ -63,8 +66,8 @@ def _config_schema(home: Home) -> Mapping[str, dg.Field]:
         ),
         "mlflow_tracking_uri": dg.Field(
             dg.StringSource,
-            default_value=home.tracking_uri,
-            description="Address of the MLflow store or server; by default the store of the home.",
+            default_value=_shown_address(home),
+            description="Address of the MLflow store or server; by default that of the profile.",
         ),
         "parent_run_id": dg.Field(
             dg.Noneable(str), default_value=None, description="Id of the parent run, if this run is nested."
@@ -97,12 +100,22 @@ def _restored_tracking_uri() -> Iterator[None]:
             os.environ[TRACKING_VARIABLE] = before
 
 
-def _prepare_experiment(home: Home, name: str) -> None:
-    """Create the experiment with its artifacts in the home; MLflow itself would put them in the working directory."""
+def _shown_address(home: Home) -> str:
+    """Return the default of the configuration, which the UI shows: empty where the address may have a password."""
+    return "" if active_profile() == "cluster" else home.tracking_uri
+
+
+def _prepare_experiment(home: Home, name: str) -> str:
+    """Create the experiment in the store of the profile, and return its address.
+
+    MLflow itself would put the artifacts in the working directory.
+    """
     from ml_platform.registry.tracking import Tracking
 
     prepare_home(home)
-    Tracking(home.tracking_uri, home.artifacts).experiment(name)
+    address, artifacts = tracking_store(home)
+    Tracking(address, artifacts if active_profile() == "cluster" else home.artifacts).experiment(name)
+    return address
 
 
 def _has_failed_step(context: dg.InitResourceContext) -> bool:

@@ -15,7 +15,8 @@ from ml_platform.errors import listed
 from resources.file_state_import import Changes, import_predictions, make_private, save_database
 from resources.home import Home
 from resources.home_version import HOME_VERSION, MIGRATIONS, Upgrade, stored_version
-from resources.state_location import STATE_VARIABLE, state_at, state_location
+from resources.profile import PROFILE_VARIABLE, STATE_VARIABLE
+from resources.state_location import state_at, state_location
 
 OUTBOX = "outbox"
 NOT_TRIED = (make_private, save_database, import_predictions)
@@ -47,12 +48,11 @@ def try_upgrade(home: Home) -> Upgrade:
 @contextmanager
 def _own_state_store() -> Iterator[None]:
     """Let the trial use a SQLite store in its own folder, also where the home has another store."""
-    address = os.environ.pop(STATE_VARIABLE, None)
+    before = {name: os.environ.pop(name, None) for name in (STATE_VARIABLE, PROFILE_VARIABLE)}
     try:
         yield
     finally:
-        if address is not None:
-            os.environ[STATE_VARIABLE] = address
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _small_copy(home: Home, copy: Home) -> Home:

@@ -112,15 +112,22 @@ def repair() -> None:
         raise typer.Exit(1)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Check the machine, the installation and the home; each problem with its fix; exit code 1 if a check failed."""
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    profile: Annotated[str, typer.Option("--profile", help="Profile to check: local or cluster.")] = "",
+) -> None:
+    """Check machine, installation, home and services; each problem with its fix; exit code 1 if a check failed."""
     import json
+    import os
     from datetime import UTC, datetime
 
     from ml_platform.console.doctor import diagnosis
     from ml_platform.console.doctor.finding import Subject
+    from resources.profile import PROFILE_VARIABLE
     from resources.profiles import REPOSITORY
 
+    if profile:
+        os.environ[PROFILE_VARIABLE] = profile
     # Without open_home(), which would create or migrate the home.
     findings = diagnosis.diagnose(Subject(Home.from_environment(), REPOSITORY, datetime.now(UTC)))
     if as_json:

@@ -24,8 +24,8 @@ def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> 
     """
     from ml_platform.components.loading import bound_model
     from ml_platform.features.explain import explain_as_of, explain_online
-    from ml_platform.features.snapshot_store import SnapshotStore
     from resources.home_lake import open_lake
+    from resources.online_store import OnlineStoreResource
 
     bound = bound_model(model)
     request = bound.contract.validate(b'{"rows": [' + row.encode() + b"]}").frame()
@@ -33,7 +33,7 @@ def feature_values(home: Home, model: str, row: str, as_of: datetime | None) -> 
     now = pl.lit(datetime.now(UTC)).dt.cast_time_unit("us").alias(PREDICT_AT)
     timed = request.with_columns(now if rule is None else rule.expression())
     if as_of is None:
-        return explain_online(bound.feature_set, timed, SnapshotStore(home.online))
+        return explain_online(bound.feature_set, timed, OnlineStoreResource.for_home(home).store())
     at = pl.lit(as_of).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
     return explain_as_of(
         bound.feature_set, timed.with_columns(at.alias(PREDICT_AT)), bound.feature_set.logs(open_lake(home))

@@ -12,6 +12,7 @@ from resources.home import Home
 from resources.orchestration import open_instance
 from resources.profiles import REPOSITORY
 from resources.state import open_state
+from resources.tracking_location import tracking_store
 
 
 def write_month_file(home: Home, month: str | None, zone: str, out: Path | None) -> Path:
@@ -23,7 +24,7 @@ def write_month_file(home: Home, month: str | None, zone: str, out: Path | None)
     from ml_platform.steps.prices import read_prices
 
     period = read_month(month, zone, datetime.now(UTC))
-    tracking = Tracking(home.tracking_uri, home.artifacts)
+    tracking = Tracking(*tracking_store(home))
     with open_instance(home) as instance:
         report = monthly_report(
             period,

@@ -12,8 +12,8 @@ from ml_platform.serving.processes import PLAN_FILE, ProcessPlan, ProcessSpec, f
 from resources.addresses import LOOPBACK, address, port, port_variable
 from resources.gateway_settings import gateway_settings
 from resources.home import Home
-from resources.online_store import OnlineStoreResource
-from resources.state_location import STATE_VARIABLE
+from resources.profile import ONLINE_VARIABLE, STATE_VARIABLE, active_profile, locations
+from resources.tracking_location import object_store_environment
 
 MAX_LOADED_VARIABLE = "ML_PLATFORM_MAX_LOADED"
 """Environment variable with the number of models that a host keeps loaded besides the warm ones; unset: no limit."""
@@ -29,7 +29,9 @@ def platform_processes(home: Home, repository: Path, *, headless: bool = False) 
     daemon would load it again every minute, and nobody edits it.
     """
     programs = Path(sys.executable).parent
-    web, mlflow, reports = port("webserver"), port("mlflow"), port("reports")
+    web, reports = port("webserver"), port("reports")
+    # With the address of a tracking server, the profile has one that runs elsewhere.
+    has_own_server = locations(home).tracking.startswith(("http://", "https://"))
     workspace = ["-w", str(repository / "workspace.yaml")]
     plan = _process_plan(
         home,
@@ -46,18 +48,7 @@ def platform_processes(home: Home, repository: Path, *, headless: bool = False) 
                 address=address("webserver"),
             ),
             ProcessSpec(name="daemon", command=[str(programs / "dagster-daemon"), "run", *workspace]),
-            ProcessSpec(
-                name="mlflow",
-                command=[
-                    *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri),
-                    *("--artifacts-destination", str(home.artifacts), "--workers", "1"),
-                    *("--host", LOOPBACK, "--port", str(mlflow)),
-                ],
-                environment={"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*"},
-                port=mlflow,
-                port_setting=port_variable("mlflow"),
-                address=address("mlflow"),
-            ),
+            *([] if has_own_server else [_mlflow_process(home, port("mlflow"))]),
             ProcessSpec(
                 name="reports",
                 # The home page, and the files that metadata of assets links to: Data Docs, drift reports, model cards.
@@ -112,19 +103,49 @@ def serving_processes(home: Home) -> ProcessPlan:
 
 
 def _process_plan(home: Home, gateway_port: int, processes: Sequence[ProcessSpec]) -> ProcessPlan:
+    found = locations(home)
     return ProcessPlan(
         run=home.run,
         logs=home.logs,
-        state=f"${STATE_VARIABLE}" if os.environ.get(STATE_VARIABLE) else str(home.state),
+        state=_plan_location(found.state, STATE_VARIABLE),
         bentos=home.bentos,
         trusted_keys=SigningKeys(home.signing_keys).trusted,
-        online=OnlineStoreResource.for_home(home).location,
+        online=_plan_location(found.online, ONLINE_VARIABLE),
         predictions=home.prediction_logs,
         pii_key=home.pii_key,
         gateway_port=gateway_port,
         gateway_setting=port_variable("gateway"),
         max_loaded=int(os.environ[MAX_LOADED_VARIABLE]) if os.environ.get(MAX_LOADED_VARIABLE) else None,
         processes=[_rollout_guard(home.run), *processes],
+    )
+
+
+def _plan_location(location: str, variable: str) -> str:
+    """Return ``location`` as the file of the plan has it: an address is in the environment, for its password."""
+    if "://" not in location:
+        return location
+    os.environ[variable] = location
+    return f"${variable}"
+
+
+def _mlflow_process(home: Home, number: int) -> ProcessSpec:
+    """Return the tracking server; it gets the address of its database, with a password, from its environment."""
+    found = locations(home)
+    environment = {"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*"}
+    command = [sys.executable, "-m", "mlflow", "server"]
+    if active_profile() == "cluster":
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = found.tracking
+        os.environ.update(object_store_environment(found.lake_options))
+        command += ["--artifacts-destination", found.artifacts, "--default-artifact-root", found.artifacts]
+    else:
+        command += ["--backend-store-uri", home.tracking_uri, "--artifacts-destination", str(home.artifacts)]
+    return ProcessSpec(
+        name="mlflow",
+        command=[*command, "--workers", "1", "--host", LOOPBACK, "--port", str(number)],
+        environment=environment,
+        port=number,
+        port_setting=port_variable("mlflow"),
+        address=address("mlflow"),
     )
 
 

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -20,6 +20,7 @@ import polars as pl
 
 from ml_platform.data.atomic import sync_directory
 from ml_platform.data.canonical import file_digest
+from ml_platform.errors import PlatformError
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -31,8 +32,21 @@ COMPRESSION_LEVEL = 1
 """Level of zstd: with level 3, logged predictions took twice the time to write, and 7 % more space."""
 
 
+S3_CONNECT_SECONDS, S3_REQUEST_SECONDS = 5.0, 30.0
+"""Time in which an object store must accept a connection, and continue an answer."""
+
+S3_ATTEMPTS = 8
+"""Attempts of one request to an object store; with their pauses they take about half a minute."""
+
+SCAN_OPTIONS: Mapping[str, Any] = {"max_retries": S3_ATTEMPTS, "retry_timeout_ms": 60_000}
+"""Options of Polars with which a scan repeats a request without an answer or with an error 5xx, by default twice."""
+
 DELTA_LOG = "_delta_log"
 """Part of the name of each folder with a Delta log, a damaged one included."""
+
+
+class ObjectStoreError(PlatformError):
+    """Raised when the object store does not answer, or refuses a request."""
 
 
 class StoredFile(NamedTuple):
@@ -110,7 +124,7 @@ class LakeFiles:
             [f"{self.root}/{table}/{path}" for path in files],
             glob=False,
             hive_partitioning=False,
-            storage_options=self.storage_options,
+            storage_options=None if self.local is not None else {**(self.storage_options or {}), **SCAN_OPTIONS},
         )
 
     def damaged(self, table: str, files: Iterable[StoredFile], *, content: bool) -> Iterator[DamagedFile]:
@@ -143,10 +157,11 @@ class LakeFiles:
         folders: set[Path] = set()
         for path in paths:
             if self.local is None:
-                info = self._s3.get_file_info(self._key(table, path))
-                if info.is_file:
-                    self._s3.delete_file(info.path)
-                    freed += info.size
+                with self._named_errors():
+                    info = self._s3.get_file_info(self._key(table, path))
+                    if info.is_file:
+                        self._s3.delete_file(info.path)
+                        freed += info.size
                 continue
             target = self.local / table / path
             try:
@@ -170,9 +185,10 @@ class LakeFiles:
         if self.local is None:
             import pyarrow.fs
 
-            for info in self._s3.get_file_info(
-                pyarrow.fs.FileSelector(self._key(table, ""), allow_not_found=True, recursive=True)
-            ):
+            selector = pyarrow.fs.FileSelector(self._key(table, ""), allow_not_found=True, recursive=True)
+            with self._named_errors():
+                found = self._s3.get_file_info(selector)
+            for info in found:
                 if info.is_file and info.path.endswith(".parquet") and "/_delta_log/" not in info.path:
                     yield info.path.removeprefix(f"{self._key(table, '').rstrip('/')}/"), info.size, info.mtime_ns / 1e9
             return
@@ -207,7 +223,9 @@ class LakeFiles:
             import pyarrow.fs
 
             root = self._key("", "")
-            for info in self._s3.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True)):
+            with self._named_errors():
+                found = self._s3.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=True))
+            for info in found:
                 if info.is_file:
                     yield info.path.removeprefix(f"{root}/"), info.size, info.mtime_ns / 1e9
             return
@@ -222,7 +240,8 @@ class LakeFiles:
 
     def _damage(self, table: str, file: StoredFile, *, content: bool) -> str | None:
         if self.local is None:
-            info = self._s3.get_file_info(self._key(table, file.path))
+            with self._named_errors():
+                info = self._s3.get_file_info(self._key(table, file.path))
             if not info.is_file:
                 return "no file"
             return None if info.size == file.size_bytes else f"{info.size} bytes instead of {file.size_bytes}"
@@ -248,8 +267,22 @@ class LakeFiles:
         return None
 
     def _put(self, table: str, path: str, data: bytes) -> None:
-        with self._s3.open_output_stream(self._key(table, path)) as stream:
+        with self._named_errors(), self._s3.open_output_stream(self._key(table, path)) as stream:
             stream.write(data)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Give an error of the object store a subject and a fix."""
+        try:
+            yield
+        except OSError as error:
+            raise ObjectStoreError(
+                f"Object store, {self.root}",
+                expected=f"an answer within {S3_ATTEMPTS} attempts",
+                found=" ".join(str(error).split())[:300],
+                fix="Nothing was recorded: files without a record belong to no version. Start the store, or correct "
+                "its address, bucket and keys; `ml-platform doctor` tries them. Then repeat the command.",
+            ) from error
 
     def _key(self, table: str, path: str) -> str:
         return "/".join([self.root.partition("://")[2], *(part for part in (table, path) if part)])
@@ -259,8 +292,16 @@ class LakeFiles:
         return s3_filesystem(self.storage_options or {})
 
 
-def s3_filesystem(storage_options: Mapping[str, str]) -> "pyarrow.fs.S3FileSystem":
-    """Return the file system of an object store for options with the names of ``object_store``, like AWS_REGION."""
+def s3_filesystem(
+    storage_options: Mapping[str, str],
+    *,
+    connect_seconds: float = S3_CONNECT_SECONDS,
+    attempts: int = S3_ATTEMPTS,
+) -> "pyarrow.fs.S3FileSystem":
+    """Return the file system of an object store for options with the names of ``object_store``, like AWS_REGION.
+
+    A request that finds no connection, no answer or an error 5xx is sent ``attempts`` times, with growing pauses.
+    """
     import pyarrow.fs
 
     options = {name.lower().removeprefix("aws_"): value for name, value in storage_options.items()}
@@ -271,6 +312,11 @@ def s3_filesystem(storage_options: Mapping[str, str]) -> "pyarrow.fs.S3FileSyste
         "session_token": options.get("session_token"),
         "region": options.get("region"),
         "allow_bucket_creation": False,
+        "connect_timeout": connect_seconds,
+        "request_timeout": S3_REQUEST_SECONDS,
+        # Small objects are written by one request in place of three.
+        "allow_delayed_open": True,
+        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     }
     if endpoint:
         scheme, _, host = endpoint.partition("://")

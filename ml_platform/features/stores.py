@@ -3,6 +3,7 @@
 Three processes must open the same store: the run that publishes, the smoke test of a bento, and the service.
 """
 
+import os
 from pathlib import Path
 
 from ml_platform.errors import PlatformError, listed
@@ -22,13 +23,16 @@ class OnlineAddressError(PlatformError):
 def open_store(location: str) -> OnlineStore:
     """Return the store at ``location``: a folder, or the address of a server (the store connects on first use).
 
-    ``history://`` before the absolute path of a folder is the store that answers as of the prediction time.
+    ``history://`` before the absolute path of a folder is the store that answers as of the prediction time. A `$`
+    before the name of an environment variable stands for its value, so that a file needs no password.
 
     Raises :class:`OnlineAddressError` for an address with another scheme, or an empty one.
 
     >>> open_store("redis://127.0.0.1:6379/0").location
     'redis://127.0.0.1:6379/0'
     """
+    if location.startswith("$"):
+        location = os.environ[location.removeprefix("$")]
     scheme, separator, rest = location.partition("://")
     if separator and scheme in SCHEMES:
         return ValkeyStore(location)

@@ -6,6 +6,7 @@ one. A reader therefore sees one whole snapshot of each view, the old one or the
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -42,6 +43,9 @@ BATCH_ENTITIES = 5_000
 
 ABANDONED_AFTER_SECONDS = 3_600
 """Lifetime of an unfinished publication whose process died."""
+
+_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+"""Password in an address, which messages leave out."""
 
 _SWAP = """
 local current = redis.call('HGET', KEYS[2], 'watermark')
@@ -100,6 +104,21 @@ class ValkeyStore:
         except RedisError as error:
             raise self._unreachable(error) from error
         return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
+
+    def published_views(self) -> set[str]:
+        """Return the names of the views that have a snapshot, of any code version.
+
+        Raises :class:`OnlineServerError` when the server does not answer.
+        """
+        from redis.exceptions import RedisError
+
+        try:
+            keys = list(self._connected().scan_iter(match=f"{self.prefix}:*", count=1_000))
+        except RedisError as error:
+            raise self._unreachable(error) from error
+        parts = [key.decode().removeprefix(f"{self.prefix}:").split(":") for key in keys]
+        # A snapshot that is being published has one part more.
+        return {each[0] for each in parts if len(each) == 2}
 
     def require(self, views: Sequence[FeatureView]) -> None:
         """Raise :class:`OnlineServerError` when the server does not answer, or a view has no snapshot."""
@@ -185,7 +204,7 @@ class ValkeyStore:
 
     def _unreachable(self, error: Exception) -> OnlineServerError:
         return OnlineServerError(
-            f"Online store at {self.url}",
+            f"Online store at {_PASSWORD.sub('***', self.url)}",
             expected=f"an answer within {self.timeout_seconds} s",
             found=str(error),
             fix="Start the server, or correct the address in the profile.",

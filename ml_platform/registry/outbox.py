@@ -9,11 +9,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from ml_platform.registry.append_log import append_line, complete_lines
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 OPERATIONS_FILE = "operations.jsonl"
 FILES_FOLDER = "files"
@@ -127,6 +130,7 @@ class OutboxEntry:
 def is_connection_error(error: BaseException) -> bool:
     """Return whether ``error`` means that the server or its database cannot be reached; a rejection does not count."""
     import requests
+    from sqlalchemy.exc import DBAPIError
 
     unreachable = (
         requests.exceptions.ConnectionError,
@@ -138,9 +142,18 @@ def is_connection_error(error: BaseException) -> bool:
         # MLflow's client raises RetryError after repeated responses such as 503.
         if isinstance(cause, unreachable):
             return True
+        # A Postgres store without a tracking server before it. SQLite has no connection to lose.
+        if isinstance(cause, DBAPIError) and _has_lost_connection(cause):
+            return True
         response = cause.response if isinstance(cause, requests.exceptions.HTTPError) else None
         if response is not None and response.status_code in {502, 503, 504}:
             return True
         # MLflow wraps this error in its own exception, sometimes only as context.
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def _has_lost_connection(error: "DBAPIError") -> bool:
+    return error.connection_invalidated or (
+        type(error.orig).__module__.startswith("psycopg") and "connection" in str(error.orig)
+    )

@@ -4,6 +4,7 @@ MLflow's fluent API has one active run per process, in which two concurrent part
 """
 
 import contextlib
+import re
 import sqlite3
 import threading
 import time
@@ -108,6 +109,11 @@ class Tracking:
             return True
         return Path(urllib.parse.unquote(self.tracking_uri.removeprefix(SQLITE_PREFIX))).exists()
 
+    @property
+    def shown_address(self) -> str:
+        """Return the address without its password."""
+        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.tracking_uri)
+
     @contextlib.contextmanager
     def run(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
@@ -163,7 +169,7 @@ class Tracking:
                 f"Experiment '{name}'",
                 expected="an active experiment, or no experiment of that name",
                 found="a deleted one" if experiment else "none, and it could not be created",
-                fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.tracking_uri}.",
+                fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.shown_address}.",
             )
         for tag, value in EXPERIMENT_TAGS.items():
             if tag not in experiment.tags:  # created by an earlier release

@@ -329,7 +329,9 @@ class Reconciler:
                 predictions=predictions,
                 warm=declared.warm,
             )
-            self._hosts.add(service, online=online, environment=options["env"], options=options)
+            # The plan of a host is a file, so it names the variable of an address with a password.
+            shared = self.plan.online if self.plan.online.startswith("$") else online
+            self._hosts.add(service, online=shared, environment=options["env"], options=options)
             logger.info("started service %s in a host", name)
             return
         self._add(process, "ml_platform.serving.bento_server", arguments, options)

@@ -343,8 +343,10 @@ class Session:
     def lake(self) -> "Lake":
         """The tables of the home, for what the other methods do not give. Its writes raise."""
         from ml_platform.data.lake import Lake
+        from resources.profile import locations
 
-        return Lake(str(self.home.lake), self._state)
+        found = locations(self.home)
+        return Lake(found.lake, self._state, found.lake_options or None)
 
     def __repr__(self) -> str:
         datasets = [table.removeprefix(DATASETS) for table in self._tables(DATASETS)]
@@ -362,12 +364,12 @@ class Session:
         from ml_platform.registry.models import ModelRegistry
         from ml_platform.registry.tracking import Tracking
         from resources.environment import SETTINGS
-        from resources.home import ARTIFACT_ROOT
+        from resources.tracking_location import tracking_store
 
         # Only what MLflow prints and sends: the notebook may use the libraries for its own purposes.
         for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
             os.environ.setdefault(name, SETTINGS[name])
-        return ModelRegistry(Tracking(self.home.tracking_uri, ARTIFACT_ROOT))
+        return ModelRegistry(Tracking(*tracking_store(self.home)))
 
     def _tables(self, prefix: str) -> list[str]:
         return sorted(name for name in self.lake.catalog.tables() if name.startswith(prefix))

@@ -29,6 +29,11 @@ from ml_platform.state.sqlite_file import BUSY_SECONDS, StateLockedError, StateS
 LOCK_SECONDS = 60.0
 """Time for which :meth:`StateStore.lock` waits by default."""
 
+RESTART_SECONDS = 60.0
+"""Time in which a Postgres server that answered before must accept a connection again."""
+
+RECONNECT_PAUSE_SECONDS = 0.2
+
 WRITER_LOCK = 4_711_402_913
 """Key of the advisory lock of write transactions in Postgres."""
 
@@ -49,6 +54,7 @@ class StateStore:
         self.url = url
         self._locks = locks or (path.parent / LOCK_FOLDER if path is not None else None)
         self._engine: Engine | None = None
+        self._was_connected = False
         self._inode: tuple[int, int] | None = None
         self._opening = threading.Lock()
         self._local = threading.local()
@@ -183,9 +189,11 @@ class StateStore:
 
     def _create_engine(self) -> Engine:
         if self.path is None:
+            # The pre-ping replaces connections of before a restart of the server.
             engine = sa.create_engine(
                 self.url, pool_pre_ping=True, connect_args={"application_name": current_process()[:63]}
             )
+            event.listen(engine, "do_connect", self._connect_postgres)
         else:
             if not self.path.exists():
                 raise self._missing()
@@ -194,6 +202,20 @@ class StateStore:
         event.listen(engine, "connect", _remember_process)
         event.listen(engine, "checkout", _reject_inherited_connection)
         return engine
+
+    def _connect_postgres(self, dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        """Connect; a server that answered before and is restarting now gets :data:`RESTART_SECONDS`."""
+        deadline, pause = time.monotonic() + RESTART_SECONDS, threading.Event()
+        while True:
+            try:
+                connection = dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if not self._was_connected or time.monotonic() > deadline or "authentication" in str(error):
+                    raise
+                pause.wait(RECONNECT_PAUSE_SECONDS)
+            else:
+                self._was_connected = True
+                return connection
 
     def _connect_sqlite(self) -> sqlite3.Connection:
         assert self.path is not None
@@ -209,8 +231,10 @@ class StateStore:
         )
 
     def _translated(self, error: exc.DBAPIError) -> PlatformError:
-        text = str(error.orig)
+        text = " ".join(str(error.orig).split())
         subject = f"State store {self.location}"
+        if self.path is None and (error.connection_invalidated or "connection" in text):
+            return self._unreachable(subject, text)
         if "locked" in text or "busy" in text or "lock timeout" in text:
             return StateLockedError(
                 subject,
@@ -247,6 +271,21 @@ class StateStore:
         if "locking protocol" in text:
             return self._without_locks(text)
         return StateStoreError(subject, expected="a completed transaction", found=text, fix="Nothing was changed.")
+
+    def _unreachable(self, subject: str, found: str) -> StateStoreError:
+        if self._was_connected:
+            return StateStoreError(
+                subject,
+                expected="a connection until the end of the transaction",
+                found=found,
+                fix="Postgres was restarted, or the network failed. Repeat the command: finished work is skipped.",
+            )
+        return StateStoreError(
+            subject,
+            expected="an answer of Postgres",
+            found=found,
+            fix="Start the server, or correct its address and password; `ml-platform doctor` tries all services.",
+        )
 
     def _without_locks(self, found: str) -> StateStoreError:
         return StateStoreError(

@@ -5,7 +5,6 @@ It changes nothing. Each problem names the subject and the fix.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ml_platform.data.canonical import file_digest
 from ml_platform.data.delta_log import DeltaLogError
@@ -290,9 +289,8 @@ def _rows(stores: PlatformStores) -> Iterator[Problem | None]:
         for segment in lake.catalog.segments(table):
             if not segment.files or stored is None:
                 continue
-            paths = [Path(lake.root) / table / file.path for file in segment.files]
             try:
-                frame = pl.concat([pl.read_parquet(path, glob=False, hive_partitioning=False) for path in paths])
+                frame = pl.concat([lake.files.scan(table, [file.path]).collect() for file in segment.files])
                 digest = content_hash(frame.drop(PARTITION, strict=False))
             except (OSError, pl.exceptions.PolarsError) as error:
                 digest = str(error).splitlines()[0]

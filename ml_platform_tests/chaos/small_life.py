@@ -32,6 +32,9 @@ DATASET = "deliveries"
 BACKUPS = "backups"
 """Folder of the backups beside the home."""
 
+NOT_ARGUMENTS = frozenset({"step", "home", "kill_at", "environment"})
+"""Parts of a request that are no arguments of its step; ``environment`` are variables for its process."""
+
 CREATING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "subprocess.Popen"})
 """Audit events of Python that change files or start a program."""
@@ -209,6 +212,7 @@ def _child(request: Mapping[str, Any], start: int, answer: int) -> None:
     os.setsid()
     os.set_inheritable(answer, False)
     os.read(start, 1)  # ends when the parent closes its end, so all children start together
+    os.environ.update(request.get("environment", {}))
     counter = OperationCounter(int(request.get("kill_at", 0)))
     counter.install()
     error = message = ""
@@ -277,7 +281,7 @@ def perform(request: Mapping[str, Any]) -> Any:
     """Perform the step of ``request`` and return its result."""
     from ml_platform_tests.components.delivery_home import open_platform
 
-    root, arguments = Path(request["home"]), {k: v for k, v in request.items() if k not in ("step", "home", "kill_at")}
+    root, arguments = Path(request["home"]), {k: v for k, v in request.items() if k not in NOT_ARGUMENTS}
     if request["step"] in WITHOUT_PLATFORM:
         return WITHOUT_PLATFORM[request["step"]](root, **arguments)
     with open_platform(root) as platform:
@@ -389,7 +393,7 @@ def train(platform: Any, rounds: int = 30) -> None:
         make_candidate(model, "lightgbm", MONTH, stores, run=run, dagster_run_id="run", now=NOW)
 
 
-def evaluate(platform: Any, rounds: int = 30) -> None:
+def evaluate(platform: Any, rounds: int = 30, *, against_champion: bool = False) -> None:
     """Record the verdict on the candidate; its system checks are constants, so that no bento is needed."""
     from ml_platform.data.contract_record import broken_contracts
     from ml_platform.evaluation.evidence import SystemChecks
@@ -398,7 +402,8 @@ def evaluate(platform: Any, rounds: int = 30) -> None:
     from ml_platform.steps.scoring import ComparedVersions, score_models
 
     model, stores = _model(rounds), platform.stores
-    compared = ComparedVersions(work.choose_candidate(model, MONTH, stores.registry), None)
+    champion = stores.registry.by_alias("late", "champion") if against_champion else None
+    compared = ComparedVersions(work.choose_candidate(model, MONTH, stores.registry), champion)
     split = split_of(model, MONTH, read_training_set(model, MONTH, stores.lake))
     broken = broken_contracts(stores.lake, model.source_datasets, model.reads_until(MONTH))
     checks = SystemChecks(leaks=[], contract_violations=broken, latency_p99_ms=5.0, size_bytes=1000)
@@ -447,6 +452,82 @@ def rollout(platform: Any) -> None:
     from ml_platform.steps.packaging import roll_out_champion
 
     roll_out_champion("late", platform.stores, by="late/rollout", at=NOW)
+
+
+def predict(platform: Any, version: int) -> list[dict[str, Any]]:
+    """Return the answers of ``version`` on rows of April, with the features of the online store."""
+    from ml_platform.serving.in_process import ServedModel
+
+    stores = platform.stores
+    registered = next(each for each in stores.registry.versions("late") if each.version == version)
+    folder = stores.registry.download(registered, platform.home.models / "predict" / str(version))
+    online = platform.resources["online_store"].location
+    served = ServedModel.of_directory("late", str(version), folder, online, require_code=False)
+    return served.predict(request_rows())
+
+
+def serve(platform: Any, folder: str) -> list[dict[str, Any]]:
+    """Return the answers on the same rows of the service of the stable version; its files are in ``folder``."""
+    import httpx
+
+    from ml_platform.serving.bento_build import BuiltBento
+    from ml_platform.serving.bento_signature import TRUSTED_KEYS_VARIABLE
+    from ml_platform.serving.bento_signing import SigningKeys
+    from ml_platform.serving.desired_state import read_desired_state
+    from ml_platform_tests.serving.conftest import running_service
+
+    stable = read_desired_state(platform.stores.state, "late").stable
+    assert stable is not None
+    os.environ[TRUSTED_KEYS_VARIABLE] = str(SigningKeys(platform.home.signing_keys).trusted)
+    bento = BuiltBento("late:served", platform.home.bentos / stable.bento, "", 0)
+    with running_service(bento, Path(folder), platform.resources["online_store"].location) as address:
+        answer = httpx.post(f"{address}/v1/late/predict", json={"rows": request_rows()}, timeout=60)
+        return answer.raise_for_status().json()["predictions"]
+
+
+def request_rows() -> list[dict[str, Any]]:
+    """Return the rows that the models are asked about."""
+    from ml_platform_tests.components.delivery_model import deliveries
+
+    rows = deliveries("2013-04").head(40).rows(named=True)
+    return [{**{k: row[k] for k in ("shop", "distance")}, "ordered_at": row["ordered_at"].isoformat()} for row in rows]
+
+
+def roll_back(platform: Any) -> list[Any]:
+    """Roll the model back; return the version that is champion then, and the one that is served."""
+    from ml_platform.steps.rollback import roll_back_champion
+
+    champion, desired = roll_back_champion(
+        "late", platform.home, platform.stores.state, decided_by="test", reason="test", at=NOW
+    )
+    assert desired.stable is not None
+    return [champion.version, desired.stable.version]
+
+
+def dagster_run(platform: Any) -> list[str]:
+    """Materialize the candidate on the instance of the home; return the kind of its storage and the stored status."""
+    import dagster as dg
+
+    from ml_platform.components.model import training
+    from resources.orchestration import open_instance
+
+    with open_instance(platform.home) as instance:
+        asset = training.candidate(_model(), "lightgbm")
+        done = dg.materialize([asset], partition_key=MONTH, resources=platform.resources, instance=instance)
+        run = instance.get_run_by_id(done.run_id)
+        assert run is not None
+        latest = instance.get_latest_materialization_event(asset.key)
+        assert latest is not None
+        assert latest.run_id == done.run_id
+        return [type(instance.run_storage).__name__, run.status.value]
+
+
+def append_rows(platform: Any, table: str, writer: int, count: int) -> None:
+    """Append ``count`` single rows to one partition of ``table``."""
+    import polars as pl
+
+    for number in range(count):
+        platform.lake.append(table, pl.DataFrame({"writer": [writer], "number": [number]}), "2013-01")
 
 
 def ingest(platform: Any) -> None:
@@ -609,6 +690,11 @@ STEPS: Mapping[str, Callable[..., Any]] = {
         promote_version,
         bento,
         rollout,
+        predict,
+        serve,
+        roll_back,
+        dagster_run,
+        append_rows,
         ingest,
         outcomes,
         compact,

@@ -1,5 +1,8 @@
 """The migrations of the state store make exactly the schema that the code uses, and a later schema is refused."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -49,6 +52,44 @@ def test_migrations_make_the_schema_of_the_code_in_postgres(postgres_store: Stat
     assert postgres_store.migrate() == ["0001", "0002", "0003", "0004", "0005", "0006", HEAD]
     assert _differences(postgres_store) == []
     assert postgres_store.migrate() == []
+
+
+@pytest.mark.slow
+def test_migration_that_was_killed_half_way_leaves_nothing_and_is_made_by_one_of_two_processes(
+    postgres_store: StateStore,
+) -> None:
+    killed = _migration(postgres_store, kill_at=5)
+    assert killed.wait(120) == -signal.SIGKILL
+    assert schema_revision(postgres_store) is None
+    assert _tables(postgres_store) == set()
+
+    together = [_migration(postgres_store), _migration(postgres_store)]
+    assert [each.wait(120) for each in together] == [0, 0]
+    assert schema_revision(postgres_store) == HEAD
+    assert _differences(postgres_store) == []
+
+
+MIGRATION = """
+import os, signal, sys
+import sqlalchemy as sa
+from ml_platform.state.store import StateStore
+
+store, made = StateStore(url=sys.argv[1]), 0
+
+def count(connection, cursor, statement, *_):
+    global made
+    made += statement.lstrip().startswith("CREATE TABLE")
+    if made == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sa.event.listen(store.engine, "after_cursor_execute", count)
+store.migrate()
+"""
+"""A program that migrates the store at its first argument, and is killed at the table with the number of the second."""
+
+
+def _migration(store: StateStore, kill_at: int = 0) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", MIGRATION, store.url, str(kill_at)])
 
 
 def test_store_of_the_first_schema_keeps_its_rows_and_gets_the_later_tables(state_store: StateStore) -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ml_platform.console.doctor import home_state, installation, machine
+from ml_platform.console.doctor import home_state, installation, machine, services
 from ml_platform.console.doctor.finding import Finding, State, Subject, failed
 
 CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
@@ -20,6 +20,11 @@ CHECKS: Mapping[str, Callable[[Subject], Finding]] = {
     "ports": machine.ports,
     "clock": machine.clock,
     "time zones": machine.time_zones,
+    "profile": services.profile,
+    "postgres": services.postgres,
+    "object store": services.object_store,
+    "valkey": services.valkey,
+    "mlflow": services.tracking_server,
     "home": home_state.home_version,
     "access": home_state.access,
     "databases": home_state.databases,

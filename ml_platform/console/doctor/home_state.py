@@ -240,8 +240,10 @@ def lake_tables(subject: Subject) -> Finding:
         if state is None:
             return ok("no table yet")
         from ml_platform.data.lake import Lake
+        from resources.profile import locations
 
-        lake = Lake(str(subject.home.lake), state)
+        found = locations(subject.home)
+        lake = Lake(found.lake, state, found.lake_options or None)
         tables = lake.catalog.tables()
         broken, outdated, unchecked = [], [], 0
         for table in tables:

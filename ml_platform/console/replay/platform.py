@@ -38,8 +38,8 @@ from ml_platform.state.store import StateStore
 from resources.addresses import DEFAULT_PORTS, port_variable
 from resources.home import HOME_VARIABLE, Home
 from resources.home_version import prepare_home
-from resources.online_store import LOCATION_VARIABLE
 from resources.orchestration import open_instance
+from resources.profile import ONLINE_VARIABLE, PROFILE_VARIABLE
 from resources.profiles import REPOSITORY
 from resources.state import open_state
 
@@ -60,13 +60,12 @@ def replay_environment(home: Home, overlay: Mapping[str, Any]) -> Iterator[None]
 
     The ports are free ones, so a replay runs beside a platform.
     """
-    prepare_home(home)
     file = home.root / "replay" / "overlay.yaml"
-    write_text(file, yaml.safe_dump(dict(overlay), sort_keys=False))
     variables = {
         HOME_VARIABLE: str(home.root),
         "DAGSTER_HOME": str(home.dagster),
-        LOCATION_VARIABLE: f"{SCHEME}://{home.online.resolve()}",
+        PROFILE_VARIABLE: "local",
+        ONLINE_VARIABLE: f"{SCHEME}://{home.online.resolve()}",
         OVERLAY_VARIABLE: str(file),
         INTERVAL_VARIABLE: str(SENSOR_SECONDS),
         **{port_variable(name): str(free_port()) for name in DEFAULT_PORTS},
@@ -74,6 +73,8 @@ def replay_environment(home: Home, overlay: Mapping[str, Any]) -> Iterator[None]
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
+        prepare_home(home)
+        write_text(file, yaml.safe_dump(dict(overlay), sort_keys=False))
         yield
     finally:
         for name, value in before.items():
