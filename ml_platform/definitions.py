@@ -37,7 +37,6 @@ def _shared_definitions() -> dg.Definitions:
     from ml_platform.components.alerts_sensor import alerts_sensor
     from ml_platform.components.champion_aliases import champion_aliases_sensor
     from ml_platform.components.decisions_sensor import decisions_sensor
-    from ml_platform.components.online_snapshots import online_snapshots_sensor
     from ml_platform.components.platform_assets import platform_definitions
     from ml_platform.components.sensor_interval import sensor_seconds
     from resources.profiles import resources_of_profile
@@ -50,7 +49,6 @@ def _shared_definitions() -> dg.Definitions:
                 alerts_sensor(),
                 champion_aliases_sensor(),
                 decisions_sensor(),
-                online_snapshots_sensor(),
                 dg.AutomationConditionSensorDefinition(
                     "auto_materialize",
                     target=dg.AssetSelection.all(),

@@ -105,21 +105,6 @@ class ValkeyStore:
             raise self._unreachable(error) from error
         return Publication(snapshot.view.name, True, snapshot.frame.height, snapshot.watermark, size)
 
-    def published_views(self) -> set[str]:
-        """Return the names of the views that have a snapshot, of any code version.
-
-        Raises :class:`OnlineServerError` when the server does not answer.
-        """
-        from redis.exceptions import RedisError
-
-        try:
-            keys = list(self._connected().scan_iter(match=f"{self.prefix}:*", count=1_000))
-        except RedisError as error:
-            raise self._unreachable(error) from error
-        parts = [key.decode().removeprefix(f"{self.prefix}:").split(":") for key in keys]
-        # A snapshot that is being published has one part more.
-        return {each[0] for each in parts if len(each) == 2}
-
     def require(self, views: Sequence[FeatureView]) -> None:
         """Raise :class:`OnlineServerError` when the server does not answer, or a view has no snapshot."""
         from redis.exceptions import RedisError

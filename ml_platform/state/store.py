@@ -321,14 +321,21 @@ class StateStore:
         deadline, pause = time.monotonic() + seconds, threading.Event()
         # A connection of its own: the lock ends with it, also when the process is killed.
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            while not self._scalar(connection, "SELECT pg_try_advisory_lock(:key)", key):
                 if time.monotonic() > deadline:
                     raise self._lock_taken(name, seconds, self._advisory_holder(connection, key))
                 pause.wait(0.05)
             try:
                 yield
             finally:
-                connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                # It raises when the server was restarted meanwhile: the lock ended then, and the body lost it.
+                self._scalar(connection, "SELECT pg_advisory_unlock(:key)", key)
+
+    def _scalar(self, connection: Connection, query: str, key: int) -> Any:
+        try:
+            return connection.scalar(sa.text(query), {"key": key})
+        except exc.DBAPIError as error:
+            raise self._translated(error) from error
 
     def _advisory_holder(self, connection: Connection, key: int) -> str:
         query = sa.text(

@@ -486,7 +486,7 @@ def serve(platform: Any, folder: str) -> list[dict[str, Any]]:
 
 
 def request_rows() -> list[dict[str, Any]]:
-    """Return the rows that the models are asked about."""
+    """Return the rows of the requests."""
     from ml_platform_tests.components.delivery_model import deliveries
 
     rows = deliveries("2013-04").head(40).rows(named=True)

@@ -16,10 +16,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 import requests
+import sqlalchemy as sa
 
 from ml_platform.registry.delivery import deliver, register_or_queue
 from ml_platform.registry.models import ModelRegistry
-from ml_platform.registry.outbox import Outbox
+from ml_platform.registry.outbox import Outbox, is_connection_error
 from ml_platform.registry.tracking import Tracking, TrackingError, run_tags
 
 TAGS = run_tags(asset="candidate", partition="2013-06", attempt=1, dagster_run_id="run-1")
@@ -304,3 +305,10 @@ def test_run_is_complete_after_its_server_was_killed_and_started_again(
     version = ModelRegistry(tracking).version("departure_risk", 1)
     got = ModelRegistry(tracking).download(version, tmp_path / "got")
     assert (got / "weights.txt").read_text() == "tree"
+
+
+def test_postgres_that_does_not_answer_is_a_connection_error() -> None:
+    engine = sa.create_engine(f"postgresql+psycopg://user@127.0.0.1:{free_port()}/mlflow")
+    with pytest.raises(sa.exc.OperationalError) as raised, engine.connect():
+        pass
+    assert is_connection_error(raised.value)
