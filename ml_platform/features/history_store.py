@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 
 from ml_platform.data.atomic import write_bytes
-from ml_platform.data.instants import instant_of, microseconds_of
+from ml_platform.data.instants import instant_of
 from ml_platform.errors import PlatformError
-from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot
+from ml_platform.features.online_store import ABSENT, LookupResult, Publication, Snapshot, latest_of
 from ml_platform.features.row_columns import Numbers
 from ml_platform.features.snapshot_file import identity_of
 from ml_platform.features.view import INSTANT, KNOWN_AT, FeatureView
@@ -72,9 +72,11 @@ class HistoryStore:
             self._history(view)
 
     def lookup(self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], rows: int) -> LookupResult:
-        """Return the last facts of all, as a store without history does."""
-        latest = microseconds_of(max(self._history(view).watermark for view in views)) if views else 0
-        return self.lookup_as_of(views, keys, np.full(rows, latest, dtype=np.int64))
+        """Return the last facts of all with the watermarks of the views, as a store without history does."""
+        marks = {view.name: self._history(view).watermark for view in views}
+        latest = latest_of(marks)
+        found = self.lookup_as_of(views, keys, np.full(rows, latest, dtype=np.int64))
+        return found._replace(watermarks=marks, latest_watermark=latest)
 
     def lookup_as_of(
         self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], predict_at: np.ndarray

@@ -14,6 +14,7 @@ import polars as pl
 from ml_platform.data.arrival import delay_of
 from ml_platform.data.dataset import table_of
 from ml_platform.data.lake import PARTITION, Lake
+from ml_platform.features.history_store import HistoryError
 from ml_platform.features.materialize import arrived_until
 from ml_platform.features.online_store import OnlineStore
 from ml_platform.features.skew import WATERMARKS
@@ -78,7 +79,7 @@ def check_store_staleness(model: BoundModel, stores: PlatformStores) -> list[Vie
         return NotEvaluated("No view has a source that landed.")
     try:
         marks = _watermarks(stores.online_store, [view for view, _ in newest])
-    except (SnapshotError, OnlineServerError) as error:
+    except (SnapshotError, HistoryError, OnlineServerError) as error:
         return NotEvaluated(str(error))
     return [
         ViewAge(view.name, max(known - marks[view.name], timedelta()), _limit(model, view), marks[view.name])

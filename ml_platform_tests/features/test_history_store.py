@@ -110,6 +110,15 @@ def test_an_earlier_watermark_replaces_nothing(tmp_path: Path) -> None:
     assert (again.published, again.watermark) == (False, WATERMARK)
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+def test_the_latest_facts_have_the_watermark_of_their_view(tmp_path: Path, rows: int) -> None:
+    store = HistoryStore(tmp_path)
+    store.publish(Snapshot(HOURLY, facts(), WATERMARK))
+    found = store.lookup([HOURLY], {"shop": ["a", "b"][:rows]}, rows)
+    assert found.watermarks == {HOURLY.name: WATERMARK}
+    assert len(found.values) == rows
+
+
 def test_a_view_without_a_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match=r"feature view 'shop'.*Materialize features/shop"):
         HistoryStore(tmp_path).require([view()])

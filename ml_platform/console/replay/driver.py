@@ -7,7 +7,7 @@ the clock of the data moves on. Sensors, queue, gates, promotion and rollout are
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,9 @@ SETTLE_SECONDS = 900
 
 ANSWER_SECONDS = 120
 """Longest time in which a request may stay without an answer."""
+
+AFTER_CLOSING = timedelta(minutes=30)
+"""Data time from the end of a window until its monitor runs."""
 
 SENDINGS = 6
 """Highest number of times that rows without a logged prediction are sent."""
@@ -86,6 +89,9 @@ class Replay:
             sent = self._send(window, is_repeated=is_repeated)
             self.records.store_sent(sent)
         self.declared.land_closed(landing, window)
+        self.platform.settle(SETTLE_SECONDS)
+        # The labels of the window have landed: performance is measured, and the policy looks at it.
+        self._run_monitor(self.model.partitions.bounds(window)[1] + AFTER_CLOSING)
         self.platform.settle(SETTLE_SECONDS)
         return window_record(
             self.model.name, window, sent, self.platform, since=begun.at, seconds=time.time() - begun.at
@@ -154,14 +160,18 @@ class Replay:
         """Return the ids of the requests of ``window`` that the predictions table has after a run of the monitor."""
         from ml_platform.monitoring.prediction_log import predictions_table
 
-        at = self.model.partitions.bounds(window)[1] - timedelta(minutes=30) + timedelta(seconds=sending)
-        run = self.platform.tick(f"{identifier(self.model.name)}_monitor", at)
-        self.platform.wait_for_run(run, SETTLE_SECONDS)
+        end = self.model.partitions.bounds(window)[1]
+        self._run_monitor(end - timedelta(minutes=30) + timedelta(seconds=sending))
         table, lake = predictions_table(self.model.name), self._lake()
         if not lake.exists(table):
             return set()
         mine = pl.col("request_id").str.starts_with(request_prefix(window))
         return set(lake.scan(table).filter(mine).select("request_id").unique().collect()["request_id"])
+
+    def _run_monitor(self, at: datetime) -> None:
+        """Run the monitor of the model for the data time ``at``, and wait for its end."""
+        run = self.platform.tick(f"{identifier(self.model.name)}_monitor", at)
+        self.platform.wait_for_run(run, SETTLE_SECONDS)
 
     def _lake(self) -> "Lake":
         from resources.home_lake import open_lake
