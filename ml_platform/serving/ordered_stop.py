@@ -1,8 +1,8 @@
 """Stops the processes of a run in the order in which no accepted request is cut.
 
 First the reconciler, so that nothing changes any more; then the consumer of streams, which asks the gateway; then the
-gateway, after the requests that it has accepted; then the services, which write their prediction logs; then all others.
-The process manager alone would stop all at once.
+gateway, after the requests that it has accepted; then the services, which write their prediction logs; then the daemon,
+before the code server that would refuse its runs; then all others. The process manager alone would stop all at once.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from ml_platform.serving.gateway_process import drain_gateway
 from ml_platform.serving.marked_processes import GATEWAY, SERVICE_PREFIX, processes_of, signal_process
 
-RECONCILER, STREAMS = "reconciler", "streams"
+RECONCILER, STREAMS, DAEMON = "reconciler", "streams", "daemon"
 REPEAT_SECONDS = 0.5
 """Time within which a second signal is the first one again, as one Ctrl-C may reach a process on two ways."""
 
@@ -74,6 +74,8 @@ class OrderedStop:
         await self._stop_watchers({GATEWAY})
         names = {watcher.name for watcher in self._arbiter.iter_watchers()}
         await self._stop_watchers({name for name in names if name.startswith(SERVICE_PREFIX)})
+        # A run that a stopping code server refuses has failed, and its partitions would not be requested again.
+        await self._stop_watchers({DAEMON})
         await self._without_conflict(self._arbiter.stop)
 
     async def _stop_watchers(self, names: Collection[str]) -> None:

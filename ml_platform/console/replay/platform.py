@@ -42,6 +42,7 @@ from resources.orchestration import open_instance
 from resources.profile import ONLINE_VARIABLE, PROFILE_VARIABLE
 from resources.profiles import REPOSITORY
 from resources.state import open_state
+from resources.stopped_runs import STOPPED_RUNS_VARIABLE
 
 SENSOR_SECONDS = 2
 """Interval of the sensors in a replay. Data time runs thousands of times faster than in production."""
@@ -68,6 +69,7 @@ def replay_environment(home: Home, overlay: Mapping[str, Any]) -> Iterator[None]
         ONLINE_VARIABLE: f"{SCHEME}://{home.online.resolve()}",
         OVERLAY_VARIABLE: str(file),
         INTERVAL_VARIABLE: str(SENSOR_SECONDS),
+        STOPPED_RUNS_VARIABLE: "retry",  # an interruption is no decision against the partitions of its runs
         **{port_variable(name): str(free_port()) for name in DEFAULT_PORTS},
     }
     before = {name: os.environ.get(name) for name in variables}
