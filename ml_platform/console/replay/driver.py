@@ -66,6 +66,7 @@ class Replay:
 
     def run(self) -> list[WindowRecord]:
         """Replay each window that has no record yet, and return the records of all."""
+        self.platform.require_schedule(self._monitor)
         first = self.plan.windows[0]
         landing = PlantedLanding(
             self.home.landing, plant(self.declared, self.plan.incidents, self.plan.windows), window=first
@@ -168,9 +169,13 @@ class Replay:
         mine = pl.col("request_id").str.starts_with(request_prefix(window))
         return set(lake.scan(table).filter(mine).select("request_id").unique().collect()["request_id"])
 
+    @property
+    def _monitor(self) -> str:
+        return f"{identifier(self.model.name)}_monitor"
+
     def _run_monitor(self, at: datetime) -> None:
         """Run the monitor of the model for the data time ``at``, and wait for its end."""
-        run = self.platform.tick(f"{identifier(self.model.name)}_monitor", at)
+        run = self.platform.tick(self._monitor, at)
         self.platform.wait_for_run(run, SETTLE_SECONDS)
 
     def _lake(self) -> "Lake":

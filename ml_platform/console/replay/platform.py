@@ -145,6 +145,16 @@ class RunningPlatform:
         (found,) = self.workspace.create_request_context().get_code_location(CODE_LOCATION).get_repositories().values()
         return found
 
+    def require_schedule(self, name: str) -> None:
+        """Raise :class:`ReplayError` when the code location lacks the schedule ``name``: its domain does not load."""
+        if not self.repository.has_schedule(name):
+            raise ReplayError(
+                f"Schedule '{name}'",
+                expected="a domain that loads",
+                found="no such schedule in the code location",
+                fix="Run `dg check defs`, correct the declarations, then repeat the command.",
+            )
+
     def require_running(self) -> None:
         """Raise :class:`ReplayError` when the platform has ended."""
         if self.process.poll() is not None:
