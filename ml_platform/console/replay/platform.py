@@ -122,14 +122,14 @@ class RunningPlatform:
     def connect(self, stack: ExitStack) -> Callable[[], bool]:
         """Open the workspace, which ``stack`` closes; return a function that says whether its code is loaded."""
         target = WorkspaceFileTarget([str(self.workspace_file)])
-        with _no_load_warnings():
-            self.workspace = stack.enter_context(WorkspaceProcessContext(self.instance, target))
+        # A code server that still starts is no fault; one that never does ends the waiting. Threads warn too.
+        warnings.filterwarnings("ignore", message="Error loading repository location", category=UserWarning)
+        self.workspace = stack.enter_context(WorkspaceProcessContext(self.instance, target))
 
         def is_loaded() -> bool:
             if self.workspace.create_request_context().has_code_location(CODE_LOCATION):
                 return True
-            with _no_load_warnings():
-                self.workspace.refresh_code_location(CODE_LOCATION)
+            self.workspace.refresh_code_location(CODE_LOCATION)
             return self.workspace.create_request_context().has_code_location(CODE_LOCATION)
 
         return is_loaded
@@ -277,14 +277,6 @@ class RunningPlatform:
         if run_id not in self._known_runs and self.instance.get_run_by_id(run_id) is not None:
             self._known_runs.add(run_id)
         return run_id in self._known_runs
-
-
-@contextmanager
-def _no_load_warnings() -> Iterator[None]:
-    """Print no stack trace while the code server still starts; one that never does ends the waiting with an error."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Error loading repository location", category=UserWarning)
-        yield
 
 
 @contextmanager

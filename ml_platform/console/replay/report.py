@@ -59,7 +59,7 @@ def write_report(folder: Path, homes: Mapping[Policy, Home]) -> dict[str, Any]:
                 planted = plant(domain_module(plan.domain, "replay"), plan.incidents, plan.windows)
                 served = [each for each in own_records if each.sent.champion is not None]
                 if served:
-                    kept = _never(model, stores, served)
+                    kept = _never(model, stores, served, quality)
                     figures[NEVER] = policy_figures(NEVER, kept, own_records, computed=True)
     assert plan is not None
     found = report_values(plan, records, figures, period, metric, planted)
@@ -76,12 +76,21 @@ def drawn_values(
     return {**report, "metrics": metrics, "lines": {name: _lines(name, figures, records) for name in metrics}}
 
 
-def _never(model: "ModelAssets", stores: "PlatformStores", served: Sequence[WindowRecord]) -> list[WindowQuality]:
-    """Return the quality of the first champion in the windows since it served that have their rows."""
+def _never(
+    model: "ModelAssets", stores: "PlatformStores", served: Sequence[WindowRecord], replayed: Sequence[WindowQuality]
+) -> list[WindowQuality]:
+    """Return the quality of the first champion in the windows since it served that have their rows.
+
+    In the windows that it answered itself, these are its logged predictions.
+    """
     version = served[0].sent.champion
     assert version is not None
+    own = {record.window for record in served if record.sent.champion == version}
     stored = set(stores.lake.partitions(model.table))
-    return quality_of_version(model, stores, version, [each.window for each in served if each.window in stored])
+    later = [each.window for each in served if each.window not in own and each.window in stored]
+    computed = {each.window: each for each in quality_of_version(model, stores, version, later)} if later else {}
+    found = {**{each.window: each for each in replayed if each.window in own}, **computed}
+    return [found[each.window] for each in served if each.window in found]
 
 
 def _read(home: Home) -> tuple[ReplayPlan, list[WindowRecord]]:

@@ -98,6 +98,12 @@ def test_the_page_shows_each_decision_with_its_reason_as_text() -> None:
     assert "never, 2013-05: 0.6000" in page
 
 
+def test_a_window_without_drift_is_empty_in_the_heat_map() -> None:
+    records = [RECORDS[0].model_copy(update={"drift": None}), RECORDS[1]]
+    values = report_values(PLAN, records, policies(), "month", "log_loss")
+    assert "late__hour" in replay_page(drawn_values(values, policies(), records), "month")
+
+
 def test_a_window_without_a_value_is_a_gap() -> None:
     chart = lines_chart("auc", ["a", "b", "c"], {"policy": [0.7, None, 0.8]})
     assert chart.count("<circle") == 2

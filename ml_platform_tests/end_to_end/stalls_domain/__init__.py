@@ -1,0 +1,1 @@
+"""A small domain for a replay: the sales of four market stalls."""

@@ -17,7 +17,7 @@ def examples(sources: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
     return sources["stall_sales"].select(
         "stall",
         "sold_at",
-        example_id=pl.format("{} {}", "stall", pl.col("sold_at").dt.strftime("%Y%m%dT%H")),
+        example_id=pl.format("{} {}", "stall", pl.col("sold_at").dt.strftime("%Y%m%dT%H%M")),
         label="amount",
         label_known_at=pl.col("sold_at") + HOUR,
     )
