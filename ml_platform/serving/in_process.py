@@ -35,6 +35,11 @@ HOME_VARIABLE, DEFAULT_HOME = "ML_PLATFORM_HOME", ".ml_platform"
 ONLINE_VARIABLE = "ML_PLATFORM_ONLINE"
 """Address of the online store, in place of the folder of the home."""
 
+STATE_VARIABLE = "ML_PLATFORM_STATE"
+"""Address of the state store, in place of the database of the home."""
+
+PROFILE_VARIABLE = "ML_PLATFORM_PROFILE"
+
 
 _HASH = re.compile(r"[0-9a-f]{12}")
 
@@ -70,13 +75,13 @@ class ServedModel:
         With ``log``, its answers go to the prediction log of the home: those of the stable version as such, so they
         count in its performance, and those of another version under the role ``in_process``.
 
-        Raises :class:`ServedModelError` when the home serves no such model or has no bento of the version, or when a
-        request view of the model has other code here. Raises
+        Raises :class:`ServedModelError` when the home serves no such model or has no bento of the version, when a
+        request view of the model has other code here, or when only the settings of a profile name the stores. Raises
         :class:`~ml_platform.serving.bento_signature.ChangedBentoError` when its bento was changed. Raises the errors of
         the state store and of a model directory.
         """
         root = Path(home or os.environ.get(HOME_VARIABLE, DEFAULT_HOME)).resolve()
-        state = StateStore.in_folder(root)
+        state = _state_of(root)
         loaded = cls.in_home(model, root, state, version)
         if log:
             stable = all_desired_states(state).readable.get(model, DesiredState()).stable
@@ -92,10 +97,18 @@ class ServedModel:
 
     @classmethod
     def in_home(
-        cls, model: str, root: Path, state: StateStore, version: str | int | None = None, *, require_code: bool = True
+        cls,
+        model: str,
+        root: Path,
+        state: StateStore,
+        version: str | int | None = None,
+        *,
+        online: str = "",
+        require_code: bool = True,
     ) -> Self:
         """Return ``version`` of ``model`` in the home ``root`` with the state store ``state``, as :meth:`load`.
 
+        ``online`` is the location of the online store; by default that of the environment, or the folder of the home.
         Without ``require_code``, a caller calls :meth:`require_same_code` before it sends requests.
         """
         served = _stable_version(state, model, root) if version is None else _packaged_version(state, model, version)
@@ -105,7 +118,7 @@ class ServedModel:
             model,
             served.version,
             bento / "src" / "model",
-            os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
+            online or os.environ.get(ONLINE_VARIABLE) or str(root / "online"),
             require_code=require_code,
         )
 
@@ -175,6 +188,21 @@ class ServedModel:
         if self._log is not None:
             self._log.write(request, prediction, now, started)
         return answers
+
+
+def _state_of(root: Path) -> StateStore:
+    """Return the state store that the environment names, or that of the home ``root``."""
+    if os.environ.get(STATE_VARIABLE):
+        return StateStore.at(f"${STATE_VARIABLE}")
+    profile = os.environ.get(PROFILE_VARIABLE) or "local"
+    if profile != "local":
+        raise ServedModelError(
+            f"{PROFILE_VARIABLE}={profile}",
+            expected=f"the stores of the profile in {STATE_VARIABLE} and {ONLINE_VARIABLE}",
+            found=f"no {STATE_VARIABLE}",
+            fix="Use a session, `ml_platform.open()`, which reads the settings of the profile, or set both variables.",
+        )
+    return StateStore.in_folder(root)
 
 
 def _stable_version(state: StateStore, model: str, root: Path) -> ServedVersion:

@@ -513,9 +513,9 @@ class Session:
             for each in all_verified_bentos(self._state)
             if (self.home.bentos / each.folder).is_dir()
         }
-        if packaged:
-            return ServedModel.in_home(name, self.home.root, self._state, version, require_code=False)
         online = OnlineStoreResource.for_home(self.home).location
+        if packaged:
+            return ServedModel.in_home(name, self.home.root, self._state, version, online=online, require_code=False)
         folder = self._downloaded(self._version(name, version))
         return ServedModel.of_directory(name, str(version), folder, online, require_code=False)
 

@@ -50,7 +50,7 @@ def score_partitions(
     the first one is read. Raises :class:`ScoredRowsError` for rows without a needed column, the errors of
     :meth:`~ml_platform.serving.in_process.ServedModel.in_home`, and those of the lake.
     """
-    served = ServedModel.in_home(model.name, stores.home.root, stores.state)
+    served = ServedModel.in_home(model.name, stores.home.root, stores.state, online=stores.online_store.location)
     logs = served.predictor.features.logs(stores.lake)
     earlier = [name for name in stores.lake.catalog.tables() if name.startswith(scores_tables(model.name))]
     found = []

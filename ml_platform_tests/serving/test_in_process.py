@@ -58,6 +58,16 @@ def test_served_model_answers_like_the_endpoint_in_any_number_of_rows(
     assert (earlier.version, [answer["score"] for answer in earlier.predict(toy.rows)]) == ("6", toy.scores)
 
 
+def test_profile_whose_settings_alone_name_the_stores_is_refused_and_the_home_gets_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_PROFILE", "cluster")
+    monkeypatch.delenv("ML_PLATFORM_STATE", raising=False)
+    with pytest.raises(ServedModelError, match=r"ML_PLATFORM_PROFILE=cluster.*Use a session, `ml_platform.open\(\)`"):
+        serving.load("toy", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def placed_home(root: Path, built_bento: BuiltBento) -> StateStore:
     """Return the store of a home whose stable version 7 is ``built_bento``."""
     (root / "bentos").mkdir()

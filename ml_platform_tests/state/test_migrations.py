@@ -88,7 +88,7 @@ store.migrate()
 """A program that migrates the store at its first argument, and is killed at the table with the number of the second."""
 
 
-def _migration(store: StateStore, kill_at: int = 0) -> "subprocess.Popen[bytes]":
+def _migration(store: StateStore, kill_at: int = -1) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", MIGRATION, store.url, str(kill_at)])
 
 
