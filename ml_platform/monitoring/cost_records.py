@@ -132,6 +132,31 @@ def used_by_model(state: StateStore, first: date, last: date) -> dict[str, Used]
     return {name: used for name, used in _grouped(state, cost_days.c.model, first, last).items() if name}
 
 
+@dataclass(frozen=True)
+class ModelSum:
+    """The steps of a model, or of the assets of a domain that belong to no model, on several days."""
+
+    domain: str
+    model: str
+    steps: int
+    failures: int
+    used: Used
+
+
+def sums_by_model(state: StateStore, first: date, last: date) -> list[ModelSum]:
+    """Return the sums of the days from ``first`` to ``last``, by domain and model."""
+    columns = cost_days.c
+    keys = (columns.domain, columns.model)
+    counts = (sa.func.sum(columns.steps), sa.func.sum(columns.failures))
+    query = _days(sa.select(*keys, *counts, *_sums()), first, last).group_by(*keys).order_by(*keys)
+    with state.read() as connection:
+        rows: Sequence[Any] = connection.execute(query).all()
+    return [
+        ModelSum(domain, model, int(steps), int(failures), _used(values))
+        for domain, model, steps, failures, *values in rows
+    ]
+
+
 def total(costs: Iterable[Used]) -> Used:
     """Return all ``costs`` together."""
     found = Used()
@@ -154,19 +179,23 @@ def forget_before(state: StateStore, table: sa.Table, day: date) -> None:
 
 
 def _grouped(state: StateStore, column: "sa.Column[Any]", first: date, last: date) -> dict[str, Used]:
+    query = _days(sa.select(column, *_sums()), first, last).group_by(column).order_by(column)
+    with state.read() as connection:
+        rows: Sequence[Any] = connection.execute(query).all()
+    return {name: _used(values) for name, *values in rows}
+
+
+def _sums() -> "list[sa.Function[Any]]":
     columns = cost_days.c
-    sums = [
+    return [
         (sa.func.max if each.name == "peak_memory_bytes" else sa.func.sum)(columns[each.name]) for each in fields(Used)
     ]
-    with state.read() as connection:
-        rows: Sequence[Any] = connection.execute(
-            _days(sa.select(column, *sums), first, last).group_by(column).order_by(column)
-        ).all()
+
+
+def _used(values: Sequence[Any]) -> Used:
     # A sum of big integers is a decimal number in Postgres.
-    return {
-        name: Used(float(wall), float(cpu), float(gpu), int(peak), int(written), float(money))
-        for name, wall, cpu, gpu, peak, written, money in rows
-    }
+    wall, cpu, gpu, peak, written, money = values
+    return Used(float(wall), float(cpu), float(gpu), int(peak), int(written), float(money))
 
 
 def _days(query: sa.Select[Any], first: date, last: date) -> sa.Select[Any]:

@@ -182,27 +182,17 @@ def last_judged(state: StateStore, model: str, limit: int) -> list[JudgedPartiti
 
     The verdicts themselves, which have all gates, are not read.
     """
-    sequence = sa.func.max(verdicts.c.sequence).label("sequence")
-    last = (
-        sa.select(verdicts.c.partition, sequence)
-        .where(verdicts.c.model == model)
-        .group_by(verdicts.c.partition)
-        .order_by(sequence.desc())
-        .limit(limit)
-        .subquery()
-    )
-    # Joined on all columns of the index: a condition on the number alone would read every verdict of the model.
-    is_last = (verdicts.c.partition == last.c.partition) & (verdicts.c.sequence == last.c.sequence)
-    query = (
-        sa.select(
-            *(verdicts.c.partition, verdicts.c.candidate, verdicts.c.metrics, verdicts.c.recorded_at),
-            audit_records.c.facts,
-        )
-        .join_from(last, verdicts, is_last & (verdicts.c.model == model))
-        .join(audit_records, audit_records.c.sequence == verdicts.c.sequence)
-        .order_by(verdicts.c.sequence.desc())
-    )
     with state.read() as connection:
+        sequences = _last_sequences(connection, model, limit)
+        query = (
+            sa.select(
+                *(verdicts.c.partition, verdicts.c.candidate, verdicts.c.metrics, verdicts.c.recorded_at),
+                audit_records.c.facts,
+            )
+            .join(audit_records, audit_records.c.sequence == verdicts.c.sequence)
+            .where(verdicts.c.model == model, verdicts.c.sequence.in_(sequences))
+            .order_by(verdicts.c.sequence.desc())
+        )
         rows = connection.execute(query).all()
     return [
         JudgedPartition(
@@ -214,6 +204,25 @@ def last_judged(state: StateStore, model: str, limit: int) -> list[JudgedPartiti
         )
         for row in reversed(rows)
     ]
+
+
+def _last_sequences(connection: sa.Connection, model: str, limit: int) -> list[int]:
+    """Return the number of the last verdict on each of the last ``limit`` partitions, from the newest verdict on.
+
+    The index is read backwards in parts until enough partitions are found, so earlier years are not touched.
+    """
+    table, found, before = verdicts.c, dict[str, int](), None
+    while len(found) < limit:
+        query = sa.select(table.partition, table.sequence).where(table.model == model)
+        if before is not None:
+            query = query.where(table.sequence < before)
+        rows = connection.execute(query.order_by(table.sequence.desc()).limit(2 * limit)).all()
+        for partition, sequence in rows:
+            found.setdefault(partition, sequence)
+            before = sequence
+        if len(rows) < 2 * limit:
+            break
+    return list(found.values())[:limit]
 
 
 def latest_evidence_digest(audit: AuditLog, version: ModelVersion) -> str:

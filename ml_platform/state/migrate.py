@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0007"
+HEAD = "0008"
 """Revision of the schema that this code reads and writes; a test compares it with the migrations."""
 
 VERSION_TABLE = "alembic_version"

@@ -260,6 +260,7 @@ verdicts = Table(
     Column("recorded_at", Text, nullable=False, comment="ISO 8601, UTC."),
     Index("ix_verdicts_model_partition", "model", "partition", "sequence"),
     Index("ix_verdicts_model_candidate", "model", "candidate", "sequence"),
+    Index("ix_verdicts_model_sequence", "model", "sequence", "partition"),
 )
 
 retraining_decisions = Table(

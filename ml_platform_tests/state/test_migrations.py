@@ -49,7 +49,7 @@ def test_migrations_make_the_schema_of_the_code_in_sqlite(state_store: StateStor
 
 
 def test_migrations_make_the_schema_of_the_code_in_postgres(postgres_store: StateStore) -> None:
-    assert postgres_store.migrate() == ["0001", "0002", "0003", "0004", "0005", "0006", HEAD]
+    assert postgres_store.migrate() == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", HEAD]
     assert _differences(postgres_store) == []
     assert postgres_store.migrate() == []
 
@@ -102,6 +102,7 @@ def test_store_of_the_first_schema_keeps_its_rows_and_gets_the_later_tables(stat
             "DROP TABLE alert_silences",
             "DROP TABLE alerts",
             "DROP INDEX ix_contract_results_failed_check",
+            "DROP INDEX ix_verdicts_model_sequence",
             "DROP TABLE step_costs",
             "DROP TABLE cost_days",
             "DROP TABLE retraining_decisions",
@@ -110,7 +111,7 @@ def test_store_of_the_first_schema_keeps_its_rows_and_gets_the_later_tables(stat
             "UPDATE alembic_version SET version_num = '0001'",
         ):
             connection.execute(sa.text(statement))
-    assert state_store.migrate() == ["0002", "0003", "0004", "0005", "0006", HEAD]
+    assert state_store.migrate() == ["0002", "0003", "0004", "0005", "0006", "0007", HEAD]
     assert _differences(state_store) == []
     with state_store.read() as connection:
         assert connection.execute(sa.text("SELECT holder FROM lake_pins")).scalars().all() == ["model/abc"]

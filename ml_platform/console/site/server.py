@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.console.costs import cost_report
 from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
+from ml_platform.console.platform_metrics import CONTENT_TYPE, PlatformMetrics, run_counts
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
@@ -68,17 +69,19 @@ def site_app(
     recorded: RecordReader = lambda _: {},
     docs: Path | None = None,
     prices: Callable[[], PriceList] = PriceList,
+    metrics: PlatformMetrics | None = None,
 ) -> "Starlette":
     """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
 
     ``recorded`` returns the lineage of columns that materializations recorded there. ``docs`` is the folder of the
     documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts. ``prices`` returns
-    those of now.
+    those of now. ``metrics`` gives the page `/metrics`; None: there is none.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import FileResponse, HTMLResponse
+    from starlette.responses import Response as PlainResponse
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
 
@@ -138,6 +141,11 @@ def site_app(
             return message(f"There is no page '{path}' of the documentation; `make docs` writes generated ones.", 404)
         return HTMLResponse(documentation_page(page.read_text(encoding="utf-8")), headers=HEADERS)
 
+    def metrics_page(_: "Request") -> "Response":
+        if metrics is None:
+            return message("This server has no metrics.", 404)
+        return PlainResponse(metrics.page(datetime.now(UTC)), media_type=CONTENT_TYPE, headers=HEADERS)
+
     def unknown(name: str) -> "Response":
         return message(f"No model '{name}' is declared, was promoted or is served.", 404)
 
@@ -152,6 +160,7 @@ def site_app(
             Route("/", home),
             Route("/models/{name}", model),
             Route("/models/{name}/comparison", comparison),
+            Route("/metrics", metrics_page),
             Route("/lineage", lineage),
             Route("/lineage/models/{name}", columns_of_model),
             Route("/lineage/datasets/{name}", columns_of_dataset),
@@ -171,21 +180,25 @@ def main(port: int, root: Path) -> None:
     from resources.profiles import REPOSITORY
     from resources.state import open_state
 
-    home = Home(root)
+    home, priced = Home(root), read_prices(REPOSITORY)
+    currency = priced.currency if priced.are_declared else None
     with open_instance(home) as instance:
         failures = Recent[int, list[dict[str, Any]]](lambda limit: unresolved_failures(instance, limit))
         # The key is all views of the project, so one set is kept.
         lineage = Recent[frozenset[str], Mapping[str, RecordedLineage]](
             lambda views: recorded_lineage(instance, sorted(views))
         )
+        runs = Recent[int, dict[str, int]](lambda _: run_counts(instance))
+        audit, declared = AuditLog(open_state(home)), DeclarationReader(REPOSITORY)
         app = site_app(
             home.reports,
-            AuditLog(open_state(home)),
-            DeclarationReader(REPOSITORY),
+            audit,
+            declared,
             lambda: failures.current(FAILURES_SHOWN),
             lambda views: lineage.current(frozenset(views)),
             docs=REPOSITORY / "docs",
             prices=lambda: read_prices(REPOSITORY),
+            metrics=PlatformMetrics(audit, declared, lambda: runs.current(0), currency, home),
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 
