@@ -169,7 +169,6 @@ class PlatformMetrics:
 
 def _traffic(traffic: Mapping[tuple[str, str, str], Traffic]) -> "Iterator[Metric]":
     from prometheus_client.core import HistogramMetricFamily
-    from prometheus_client.utils import floatToGoString
 
     names = ["model", "version", "arm"]
     answers = [((*arm, code), float(count)) for arm, each in traffic.items() for code, count in each.answers.items()]
@@ -180,9 +179,14 @@ def _traffic(traffic: Mapping[tuple[str, str, str], Traffic]) -> "Iterator[Metri
         if each.durations:
             # Envoy's own buckets end below infinity.
             buckets = {**each.durations, float("inf"): max(each.durations.values())}
-            listed = [(floatToGoString(upper), float(count)) for upper, count in sorted(buckets.items())]
+            listed = [(_limit(upper), float(count)) for upper, count in sorted(buckets.items())]
             durations.add_metric(list(arm), listed, each.seconds)
     yield durations
+
+
+def _limit(upper: float) -> str:
+    """Return the upper limit of a bucket as Prometheus writes it."""
+    return "+Inf" if upper == float("inf") else str(upper)
 
 
 Samples = Iterable[tuple[Sequence[str] | str, float]]
