@@ -2,6 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def judge(state: StateStore, model: str, partition: str, number: int, decision: str = "HOLD") -> None:
-    content = {
+    content: dict[str, Any] = {
         "model": model,
         "partition": partition,
         "candidate": value_digest([model, partition, number]),
