@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.console.costs import cost_report
 from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
-from ml_platform.console.platform_metrics import CONTENT_TYPE, PlatformMetrics, run_counts
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
@@ -32,6 +31,7 @@ from ml_platform.console.site.lineage_pages import (
 )
 from ml_platform.console.site.model_overview import last_champions, model_overview
 from ml_platform.console.site.pages import documentation_page, home_page, missing_page, model_page
+from ml_platform.console.site.platform_metrics import CONTENT_TYPE, PlatformMetrics, run_counts
 from ml_platform.console.site.recent import Recent
 from ml_platform.registry.audit import AuditLog
 from ml_platform.training.resource_usage import PriceList

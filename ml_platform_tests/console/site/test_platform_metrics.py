@@ -20,8 +20,8 @@ from benchmarks.home_page import SyntheticDeclarations, write_records
 from ml_platform.alerts.alert import Alert
 from ml_platform.alerts.lifecycle import transitions
 from ml_platform.alerts.records import store_transitions
-from ml_platform.console.platform_metrics import PlatformMetrics
 from ml_platform.console.site.home_overview import Declarations, DeclaredDataset
+from ml_platform.console.site.platform_metrics import PlatformMetrics
 from ml_platform.console.site.server import site_app
 from ml_platform.data.contract_record import record_failed, record_passed
 from ml_platform.monitoring.cost_records import StepCost, Used, record_step
@@ -32,7 +32,7 @@ from ml_platform.serving.processes import free_port
 from ml_platform.state.store import StateStore
 from resources.home import Home
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
