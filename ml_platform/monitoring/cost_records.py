@@ -86,8 +86,10 @@ def record_step(state: StateStore, cost: StepCost) -> bool:
                 **used,
             )
             .on_conflict_do_nothing()
+            .returning(step_costs.c.day)
         )
-        if not added.rowcount:
+        # The number of rows is not known for every dialect.
+        if added.first() is None:
             return False
         query = _insert(connection, cost_days).values(**named, steps=1, failures=int(cost.failed), **used)
         new, stored = query.excluded, cost_days.c

@@ -15,12 +15,14 @@ from ml_platform.monitoring.cost_records import (
     days_of_asset,
     forget_before,
     record_step,
+    sums_by_model,
     used_by_domain,
     used_by_model,
 )
 from ml_platform.state.schema import cost_days, step_costs
 from ml_platform.state.store import StateStore
 from ml_platform.training.resource_usage import PriceList
+from ml_platform_tests.state.test_migrations import postgres_store as postgres_store
 
 DAY = date(2026, 11, 27)
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -125,3 +127,13 @@ def test_report_without_prices_has_hours_and_no_money(state_store: StateStore) -
     values = cost_report(state_store, 30, DAY, free).json_values()
     assert (values["currency"], values["total"]["money"], values["total"]["cpu_seconds"]) == (None, None, 20.0)
     assert cost_report(state_store, 30, DAY, PriceList()).json_values()["domains"]["shops"]["money"] == 0.25
+
+
+def test_ledger_in_postgres_has_the_same_sums(postgres_store: StateStore) -> None:
+    postgres_store.migrate()
+    assert record_step(postgres_store, FIT)
+    assert not record_step(postgres_store, FIT)
+    assert record_step(postgres_store, replace(FIT, attempt=1, failed=True))
+    assert used_by_domain(postgres_store, DAY, DAY) == {"shops": Used(20.0, 40.0, 4.0, 500, 140, 0.5)}
+    (found,) = sums_by_model(postgres_store, DAY, DAY)
+    assert (found.model, found.steps, found.failures) == ("late", 2, 1)
