@@ -37,7 +37,7 @@ RunCounts = Callable[[], Mapping[str, int]]
 
 
 class PlatformMetrics:
-    """The metrics of a home, read anew for each page.
+    """The metrics of a home, read again for each page.
 
     ``runs`` returns the number of kept runs by status. ``home`` None leaves out the gateway and the disk, for a page
     without a running platform.
