@@ -48,6 +48,9 @@ SENSOR_SECONDS = 2
 """Interval of the sensors in a replay. Data time runs thousands of times faster than in production."""
 
 POLL_SECONDS = 0.5
+LOOKS = 2
+"""Ticks after the last run in which a sensor requested nothing. Some conditions see a change one tick later."""
+
 TICKS_READ = 10
 """Last ticks of a sensor that are read to see what it requested."""
 
@@ -271,7 +274,7 @@ class RunningPlatform:
             return False
         later = [each for each in ticks if each.timestamp > since]
         ended = [each for each in later if each.status in (TickStatus.SKIPPED, TickStatus.SUCCESS)]
-        return bool(ended) and not any(each.run_ids for each in ended)
+        return len(ended) >= LOOKS and not any(each.run_ids for each in ended)
 
     def _exists(self, run_id: str) -> bool:
         if run_id not in self._known_runs and self.instance.get_run_by_id(run_id) is not None:
