@@ -7,6 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from ml_platform.alerts.alert import Alert
 from ml_platform.alerts.evaluation import AlertSource
@@ -16,6 +20,7 @@ from resources.run_failures import Failure, failed_runs, failed_ticks
 RUNS_SHOWN = 50
 """Failed runs that are alerts at the same time."""
 
+EVALUATED = frozenset({AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
 CHECK_KINDS = {"performance_regression": "performance_regression", "quality": "landed_data_unusual"}
 """Kinds of alerts of single checks, by the name of the check."""
 
@@ -98,9 +103,10 @@ def check_alerts(
     chosen = [key for key in keys if key.name not in NOT_ALERTED and key.asset_key.path[-1] != RESULT_ASSET]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(chosen)
     found = []
-    for key, record in latest.items():
-        event = None if record.event is None else record.event.dagster_event
-        if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+    for key, newest in latest.items():
+        record = newest if newest.status in EVALUATED else _last_evaluated(instance, key)
+        event = None if record is None or record.event is None else record.event.dagster_event
+        if record is None or event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue
         result = event.asset_check_evaluation_data
         if result.passed:
@@ -118,6 +124,12 @@ def check_alerts(
             )
         )
     return found
+
+
+def _last_evaluated(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
+    """Return the last execution of ``key`` with a result: a run that has only begun does not end an alert."""
+    found = instance.event_log_storage.get_asset_check_execution_history(key, limit=1, status=EVALUATED)
+    return found[0] if found else None
 
 
 def domain_alerts(graph: AssetGraph) -> list[Alert]:
