@@ -1,5 +1,6 @@
 """Shared fixtures: signal handling as in a terminal, state stores, and a home with the results of the demo."""
 
+import gc
 import importlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from ml_platform.state.store import StateStore
 from ml_platform_tests.command_line import run_command
-from resources.environment import SETTINGS
+from resources.environment import COLLECTOR_THRESHOLDS, SETTINGS
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", SETTINGS["OMP_WAIT_POLICY"])
 # SIGTERM as SIGINT, so those processes could not be stopped.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# As in the platform's own processes: the collector would take a seventh of the time of the tests.
+gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 @dataclass(frozen=True)

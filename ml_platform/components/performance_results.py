@@ -47,6 +47,7 @@ def performance_metadata(report: PerformanceReport, not_estimated: str = "") -> 
         "maturity": latest.maturity,
         "label_state": latest.label_state,
         "doubts": [each.text for each in latest.doubts],
+        **_slice_metadata(latest),
         **latest.metrics,
         **{f"{name}_low": each.low for name, each in latest.intervals.items()},
         **{f"{name}_high": each.high for name, each in latest.intervals.items()},
@@ -95,6 +96,14 @@ def _estimate_metadata(report: PerformanceReport, not_estimated: str) -> dict[st
         "estimates_unreliable": [name for name, each in records.items() if each.is_reliable is False],
         "track_record": records_table(_record_row(each) for each in records.values()),
     }
+
+
+def _slice_metadata(period: Period) -> dict[str, Any]:
+    """Return the metrics of the slices of ``period`` as a table; empty without a slice that has enough labels."""
+    if not period.slices:
+        return {}
+    rows = [each.model_dump(exclude={"metrics"}) | each.metrics for each in period.slices]
+    return {"by_slice": records_table(table_cells(row) for row in rows)}
 
 
 def _record_row(record: TrackRecord) -> Mapping[str, Any]:

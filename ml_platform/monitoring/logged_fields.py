@@ -13,6 +13,7 @@ from ml_platform.data.pii import MASK
 from ml_platform.data.pseudonyms import PseudonymKey
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.hashed_fields import HashedFields, split_pseudonyms
+from ml_platform.monitoring.realised_slices import slice_column
 
 
 class PredictionLogError(PlatformError):
@@ -73,6 +74,16 @@ def with_identity(
             hashed_values(name, records, hashed).alias(identity_column(name)) for name in fields if name not in plain
         ]
     return predictions.with_columns(columns)
+
+
+def with_slices(predictions: pl.DataFrame, fields: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return ``predictions`` with the named fields of their requests as columns that define slices.
+
+    Each is named by :func:`~ml_platform.monitoring.realised_slices.slice_column`. A field that a request lacks is null.
+    Raises :class:`PredictionLogError` when a value does not fit its type.
+    """
+    unpacked = _with_unpacked_fields(predictions.select("request"), "request", fields, may_be_absent=True)
+    return predictions.with_columns(unpacked[name].alias(slice_column(name)) for name in fields)
 
 
 def logged_requests(predictions: pl.DataFrame) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.label_doubts import Doubt, base_rate_doubt, due_rows, maturity_doubt, missing_doubts
 from ml_platform.monitoring.label_maturity import MaturityCurve, ages_at, expected_maturity, representative_rows
 from ml_platform.monitoring.outcomes import OUTCOME
+from ml_platform.monitoring.realised_slices import SliceMetrics, slice_metrics
 from ml_platform.monitoring.sampling_weights import equally_weighted, total_weight
 from ml_platform.tasks.metrics import HIGHER_IS_BETTER
 
@@ -46,6 +47,12 @@ class PerformanceSettings(Settings):
         default=500,
         ge=2,
         description="Known labels that a period needs to be evaluated, and predictions to be estimated.",
+    )
+    minimum_slice_labels: int = Field(
+        default=200,
+        ge=2,
+        description="Known labels that a slice of an evaluated period needs to be measured. The slices are those of "
+        "the evaluation.",
     )
     minimum_days: int = Field(
         default=7,
@@ -159,6 +166,9 @@ class Period(BaseModel):
     estimates: dict[str, ExpectedInterval] = Field(
         default_factory=dict, description="Metrics that are expected on all predictions, without using their labels."
     )
+    slices: list[SliceMetrics] = Field(
+        default_factory=list, description="Metrics in the slices of an evaluated period that have enough labels."
+    )
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
     promised: dict[str, ExpectedInterval] = Field(
         default_factory=dict, description="Metrics of the evaluation of this version; empty before the comparison."
@@ -211,7 +221,7 @@ class PerformanceReport(BaseModel):
         return pl.from_dicts(rows, infer_schema_length=None) if rows else pl.DataFrame()
 
 
-_LISTED_APART = {"metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised"}
+_LISTED_APART = {"slices", "metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised"}
 
 
 def measure_performance(
@@ -271,6 +281,7 @@ def measure_period(
 ) -> Period:
     """Return the counts and metrics of the ``outcomes`` of one version and period, not yet compared with anything.
 
+    The columns by :func:`~ml_platform.monitoring.realised_slices.slice_column` define slices, which are measured too.
     Counts add up the column ``weight``, if there is one. Metrics and the required numbers of labels and days count rows
     of equal weight. Doubts about the labels follow from ``knowledge`` of earlier ones, and the setting
     ``immature_labels`` says how metrics on such labels are shown.
@@ -327,6 +338,7 @@ def measure_period(
         doubts=doubts,
         intervals=dict(knowledge.intervals(labelled)) if evaluated and knowledge.intervals else {},
         estimates=_estimates(rows, settings, knowledge),
+        slices=slice_metrics(labelled, compute_metrics, settings.minimum_slice_labels) if evaluated else [],
         has_expectation=False,
         shortfalls={},
         regressed_metrics=[],

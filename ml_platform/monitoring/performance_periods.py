@@ -17,7 +17,7 @@ from ml_platform.monitoring.hashed_fields import HashedFields
 from ml_platform.monitoring.known_ids import PREDICTION_ID
 from ml_platform.monitoring.label_maturity import MaturityCurve
 from ml_platform.monitoring.log_lines import DETAILS
-from ml_platform.monitoring.logged_fields import identity_column, with_identity
+from ml_platform.monitoring.logged_fields import identity_column, with_identity, with_slices
 from ml_platform.monitoring.outcomes import OUTCOME, current_outcomes, latest_per_example
 from ml_platform.monitoring.performance import (
     NOTHING_KNOWN,
@@ -29,6 +29,7 @@ from ml_platform.monitoring.performance import (
 )
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
+from ml_platform.monitoring.realised_slices import slice_column
 from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.schema import performance_periods
 from ml_platform.state.store import StateStore
@@ -39,6 +40,7 @@ STABLE = "stable"
 _MEASURED_BY = (
     "period",
     "minimum_labels",
+    "minimum_slice_labels",
     "minimum_days",
     "minimum_coverage",
     "label_delay_hours",
@@ -54,7 +56,8 @@ _EXAMPLE = "example"
 class PerformanceMeasure:
     """How a model is measured: its ``identity`` fields with their types, its metrics, and the settings.
 
-    The log has pseudonyms of the ``hashed`` fields.
+    The log has pseudonyms of the ``hashed`` fields. ``slices`` are the fields of requests, with their types, in whose
+    values a period is measured too.
 
     ``metrics_name`` identifies ``compute_metrics`` and ``knowledge_of``: another name measures all periods again.
     ``curve`` says how soon labels become known; a later one counts for periods with labels that are not due.
@@ -69,6 +72,7 @@ class PerformanceMeasure:
     hashed: HashedFields | None = None
     curve: MaturityCurve | None = None
     knowledge_of: Callable[[str], LabelKnowledge] = lambda version: NOTHING_KNOWN
+    slices: Mapping[str, pl.DataType] = field(default_factory=dict)
 
 
 def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
@@ -129,17 +133,24 @@ def outcomes_of_period(
     days: Sequence[str],
     outcome_type: pl.DataType | None = None,
     hashed: HashedFields | None = None,
+    slices: Mapping[str, pl.DataType] | None = None,
 ) -> pl.DataFrame:
     """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
 
     The columns are ``version``, ``request_id``, ``predict_at``, ``score``, ``details``, ``weight`` and ``outcome``
-    (null: unknown). Of several predictions of one example by one version only the one logged last counts.
+    (null: unknown), and one by :func:`~ml_platform.monitoring.realised_slices.slice_column` for each of ``slices``. Of
+    several predictions of one example by one version only the one logged last counts.
     """
+    sliced = slices or {}
     keys = [_EXAMPLE, "version"]
     # Later days come last, so the last row of an example is the one logged last.
-    parts = [_outcomes_of_day(lake, model, identity, start, end, day, outcome_type, hashed) for day in sorted(days)]
+    parts = [
+        _outcomes_of_day(lake, model, identity, start, end, day, outcome_type, hashed, sliced) for day in sorted(days)
+    ]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
-    return rows.select("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME)
+    return rows.select(
+        "version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME, *map(slice_column, sliced)
+    )
 
 
 def _outcomes_of_day(
@@ -151,6 +162,7 @@ def _outcomes_of_day(
     day: str,
     outcome_type: pl.DataType | None,
     hashed: HashedFields | None,
+    slices: Mapping[str, pl.DataType],
 ) -> pl.DataFrame:
     wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
@@ -158,12 +170,13 @@ def _outcomes_of_day(
     rows = stored.filter(*wanted).select(*columns, DETAILS, WEIGHT, "request").collect()
     keys = [identity_column(name) for name in identity]
     latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity, hashed), keys)
+    latest = with_slices(latest, slices)
     outcomes = current_outcomes(lake, model, [day], outcome_type).select(PREDICTION_ID, OUTCOME)
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
     return joined.select(
         pl.struct(keys).hash(seed=0).alias(_EXAMPLE),
-        *("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME),
+        *("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME, *map(slice_column, slices)),
     )
 
 
@@ -198,6 +211,7 @@ def _digest(start: datetime, counts: Sequence[DayCounts], measure: PerformanceMe
             "identity": {name: str(dtype) for name, dtype in measure.identity.items()},
             "known_by": min(known_by, last_due).isoformat(),
             **({} if curve is None else {"curve": curve}),
+            **({"slices": {name: str(dtype) for name, dtype in measure.slices.items()}} if measure.slices else {}),
         }
     )
 
@@ -226,7 +240,9 @@ def _measure(
     if not days:
         return []
     end = _period_end(start, measure.settings.period)
-    rows = outcomes_of_period(lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed)
+    rows = outcomes_of_period(
+        lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed, measure.slices
+    )
     return [
         measure_period(
             start,

@@ -173,9 +173,16 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
             outcome_type=model.declared.task.outcome_type,
         ),
         knowledge_of=knowledge_of_versions(model, stores),
+        slices={name: schema[name] for name in _measured_slices(model) if name in schema},
     )
     periods = measured_periods(lake, model.name, measure, known_by=clock)
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
+
+
+def _measured_slices(model: BoundModel) -> list[str]:
+    """Return the request fields whose values are slices, without those that identify a person."""
+    personal = set(model.pii_columns)
+    return [name for name in model.slice_fields if name in model.request_fields and name not in personal]
 
 
 def _metrics_name(model: BoundModel) -> str:

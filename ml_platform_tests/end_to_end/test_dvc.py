@@ -1,4 +1,4 @@
-"""`dvc repro` materializes the same assets, and `dvc pull` restores the raw data from the remote."""
+"""`dvc repro` finds the same assets as the demo, and `dvc pull` restores the raw data from the remote."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from ml_platform_tests.conftest import DemoHome
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -49,10 +51,10 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def reproduced(demo_home: DemoHome, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Return a checkout with the home of the demo, in which one month is then landed and evaluated by the stages."""
     checkout = Checkout(tmp_path_factory.mktemp("checkout"))
-    params = checkout.root / "params.yaml"
-    params.write_text(params.read_text().replace('through: "2013-06"', 'through: "2013-03"'))
+    demo_home.copy(checkout.root / ".ml_platform")
     checkout.dvc("repro")
     return checkout
 

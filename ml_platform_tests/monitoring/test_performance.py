@@ -14,6 +14,7 @@ from ml_platform.monitoring.performance import (
     expected_metrics,
     measure_performance,
 )
+from ml_platform.monitoring.realised_slices import MOST_SLICES
 
 JULY = datetime(2013, 7, 1, tzinfo=UTC)
 LATER = datetime(2013, 12, 1, tzinfo=UTC)
@@ -69,6 +70,34 @@ def performance_of(
 def test_metrics_are_computed_on_the_labelled_rows() -> None:
     period = performance_of(month(right=80, wrong=20, unknown=50)).periods[0]
     assert (period.metrics["share_right"], period.base_rate) == (0.8, 0.5)
+
+
+def test_slices_with_enough_labels_are_measured_apart() -> None:
+    rows = pl.concat(
+        [
+            month(right=30, wrong=10).with_columns(pl.lit("EWR").alias("slice.origin")),
+            month(right=10, wrong=30).with_columns(pl.lit(None, pl.String).alias("slice.origin")),
+            month(right=9, wrong=0).with_columns(pl.lit("LGA").alias("slice.origin")),
+        ]
+    )
+    (period,) = performance_of(rows, minimum_slice_labels=10).periods
+    assert [(each.field, each.value, each.labelled, each.metrics["share_right"]) for each in period.slices] == [
+        ("origin", "EWR", 40, 0.75),
+        ("origin", "null", 40, 0.25),
+    ]
+    assert [each.base_rate for each in period.slices] == [0.5, 0.5]
+
+
+def test_slices_of_a_field_with_many_values_are_bounded() -> None:
+    rows = month(right=1_200, wrong=0).with_columns((pl.int_range(pl.len()) // 2 % 50).alias("slice.station"))
+    (period,) = performance_of(rows, minimum_slice_labels=10).periods
+    assert len(period.slices) == MOST_SLICES
+
+
+def test_slices_of_a_period_that_is_not_evaluated_are_not_measured() -> None:
+    rows = month(right=40, wrong=0).with_columns(pl.lit("EWR").alias("slice.origin"))
+    (period,) = performance_of(rows, minimum_labels=50, minimum_slice_labels=10).periods
+    assert period.slices == []
 
 
 def test_coverage_counts_missing_labels_but_not_pending_ones() -> None:

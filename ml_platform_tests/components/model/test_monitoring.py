@@ -503,6 +503,23 @@ def test_realised_metrics_are_compared_with_the_recorded_evaluation(
     assert checks["performance_regression"].metadata["shortfall_auc"].value == pytest.approx(expected - shown["auc"])
 
 
+def test_realised_metrics_are_shown_in_each_declared_slice(platform: PlatformFixture) -> None:
+    performance = {"minimum_labels": 20, "minimum_days": 1, "minimum_slice_labels": 5}
+    model = bound({"performance": performance}, evaluation={"slices": ["place"]})
+    predict_and_land(platform, model)
+    platform.materialize(monitoring.outcomes(model))
+    shown, _ = platform.materialize(monitoring.performance(model))
+    rows = platform.lake.scan("models/legs/predictions").collect()
+    rows = rows.join(platform.lake.scan("models/legs/outcomes").collect(), on="prediction_id")
+    by_place = rows.with_columns(place=pl.col("request").str.json_path_match("$.place")).group_by("place")
+    expected = by_place.agg(pl.len(), pl.col("outcome").mean()).sort("place").rows()
+    table = [each.data for each in shown["by_slice"].records]
+    assert [(row["field"], row["value"], row["labelled"], row["base_rate"]) for row in table] == [
+        ("place", *each) for each in expected
+    ]
+    assert all(0 < row["log_loss"] < 10 for row in table)
+
+
 def test_loss_of_each_due_day_is_added_to_the_test_of_the_champion_once(platform: PlatformFixture) -> None:
     model = bound(retraining={"policy": {"loss": {"tolerance": 0.05}}})
     champion(platform, 1, "2013-03", 0.8, log_loss=0.3, log_loss_low=0.25, log_loss_high=0.35)
