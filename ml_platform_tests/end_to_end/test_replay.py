@@ -66,14 +66,10 @@ def test_each_row_of_each_day_has_one_prediction_of_the_champion(report: dict[st
 
 
 def test_the_policy_trains_on_every_second_day(report: dict[str, Any]) -> None:
-    retrained = {
-        each["window"]
-        for day in report["days"]
-        for each in day["decisions"]
-        if each["kind"] == "retraining" and each["decision"] == "retrain"
-    }
-    assert retrained == {DAYS[1]}
-    assert report["days"][-1]["champion_version"] == 2
+    decisions = [each for day in report["days"] for each in day["decisions"]]
+    retrained = {each["window"] for each in decisions if each["kind"] == "retraining" and each["decision"] == "retrain"}
+    judged = {each["window"] for each in decisions if each["kind"] == "verdict"}
+    assert retrained & set(DAYS) == judged & set(DAYS) == {DAYS[1]}
 
 
 def test_no_retraining_is_the_first_champion_on_all_days(report: dict[str, Any]) -> None:
