@@ -362,7 +362,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("labelled", "Predictions whose outcome is known.", "rows"),
         MetadataKey("reason", "Reason why no period was evaluated."),
         MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
-        MetadataKey("by_slice", "Table with a row per slice of the latest evaluated period: labels, base rate, metrics."),
+        MetadataKey("by_slice", "Table with a row per slice of the latest evaluated period: labels and metrics."),
         MetadataKey("version", "Version of the latest evaluated period."),
         MetadataKey("period", "First day of the latest evaluated period."),
         MetadataKey("quality_over_time", "Plot of promised, estimated and realised values by period."),
