@@ -57,7 +57,10 @@ def metered(body: Body) -> Body:
 def _with_usage(result: Any, used: "ResourceMeter") -> Any:
     if not isinstance(result, dg.MaterializeResult):
         return result
-    return result._replace(metadata={**asdict(used.total()), **dict(result.metadata or {})})
+    # The page of the asset shows metadata in this order, so what the body says comes first.
+    metadata = dict(result.metadata or {})
+    usage = {name: value for name, value in asdict(used.total()).items() if name not in metadata}
+    return result._replace(metadata={**metadata, **usage})
 
 
 @contextmanager
