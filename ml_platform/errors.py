@@ -1,6 +1,7 @@
 """The base class of the platform's errors: each message names the subject, what was expected and found, and the fix."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -38,6 +39,15 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the candidate closest to ``name``, or ``""`` when none is close."""
     near = difflib.get_close_matches(name, list(candidates), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def without_password(address: str) -> str:
+    """Return ``address`` with its password masked, for messages.
+
+    >>> without_password("redis://app:secret@host:6379/0")
+    'redis://app:***@host:6379/0'
+    """
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", address)
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -19,8 +19,8 @@ from ml_platform.registry.tracking import TrackedRun, Tracking, run_tags
 from ml_platform.registry.wandb_mirror import WandbSettings, wandb_mirror_factory
 from resources.addresses import run_link, stored_address
 from resources.home import Home
-from resources.profile import active_profile, locations
-from resources.tracking_location import tracking_store
+from resources.profile import locations
+from resources.tracking_location import shown_tracking_address, tracking_store
 
 WANDB_VARIABLE = "ML_PLATFORM_WANDB"
 
@@ -56,8 +56,7 @@ class MlflowResource(dg.ConfigurableResource[Any]):
         """
         wandb_mode = os.environ.get(WANDB_VARIABLE, "")
         return cls(
-            # The address of Postgres may contain a password, and the UI shows the configuration.
-            tracking_uri="" if active_profile() == "cluster" else home.tracking_uri,
+            tracking_uri=shown_tracking_address(home),
             # In the home it is relative, so that a moved home still finds its artifacts.
             artifact_root=locations(home).artifacts,
             outbox=str(home.records / "outbox"),

@@ -14,7 +14,7 @@ import dagster as dg
 from resources.home import Home
 from resources.home_version import prepare_home
 from resources.profile import active_profile
-from resources.tracking_location import tracking_store
+from resources.tracking_location import shown_tracking_address, tracking_store
 
 if TYPE_CHECKING:
     from dagster_mlflow.resources import MlFlow
@@ -36,7 +36,7 @@ def team_mlflow(home: Home) -> dg.ResourceDefinition:
 
         config = context.resource_config
         with _restored_tracking_uri():
-            if config["mlflow_tracking_uri"] == _shown_address(home):
+            if config["mlflow_tracking_uri"] == shown_tracking_address(home):
                 address = _prepare_experiment(home, config["experiment_name"])
                 context = context.replace_config({**config, "mlflow_tracking_uri": address})
             open_tracking = cast("Callable[[dg.InitResourceContext], Iterator[MlFlow]]", mlflow_tracking.resource_fn)
@@ -66,7 +66,7 @@ def _config_schema(home: Home) -> Mapping[str, dg.Field]:
         ),
         "mlflow_tracking_uri": dg.Field(
             dg.StringSource,
-            default_value=_shown_address(home),
+            default_value=shown_tracking_address(home),
             description="Address of the MLflow store or server; by default that of the profile.",
         ),
         "parent_run_id": dg.Field(
@@ -98,11 +98,6 @@ def _restored_tracking_uri() -> Iterator[None]:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None restores MLflow's default
         if before is not None:
             os.environ[TRACKING_VARIABLE] = before
-
-
-def _shown_address(home: Home) -> str:
-    """Return the default of the configuration, which the UI shows: empty where the address may have a password."""
-    return "" if active_profile() == "cluster" else home.tracking_uri
 
 
 def _prepare_experiment(home: Home, name: str) -> str:

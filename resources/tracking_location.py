@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from resources.home import Home
-from resources.profile import locations
+from resources.profile import active_profile, locations
 
 OBJECT_STORE_ENVIRONMENT = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "8"}
 """Retries of boto3: a store that is busy answers 503 and is tried again for about a minute."""
@@ -22,6 +22,11 @@ def tracking_store(home: Home) -> tuple[str, str]:
     if found.lake_options:
         os.environ.update(object_store_environment(found.lake_options))
     return found.tracking, found.artifacts
+
+
+def shown_tracking_address(home: Home) -> str:
+    """Return MLflow's address for a configuration, which the UI shows: empty where it may contain a password."""
+    return "" if active_profile() == "cluster" else home.tracking_uri
 
 
 def object_store_environment(options: Mapping[str, str]) -> dict[str, str]:

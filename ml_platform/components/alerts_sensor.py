@@ -64,7 +64,7 @@ def evaluate_alerts(home: "Home", instance: dg.DagsterInstance, graph: "AssetGra
     sources = [
         *dagster_sources(instance, graph, assets),
         *home_sources(home, state, declared, now),
-        *cost_sources(state, declared_budgets(assets), prices.currency if prices.are_declared else None, now),
+        *cost_sources(state, declared_budgets(assets), prices.shown_currency, now),
     ]
     try:
         settings = read_settings(settings_file())

@@ -57,10 +57,9 @@ def metered(body: Body) -> Body:
 def _with_usage(result: Any, used: "ResourceMeter") -> Any:
     if not isinstance(result, dg.MaterializeResult):
         return result
-    # The page of the asset shows metadata in this order, so what the body says comes first.
-    metadata = dict(result.metadata or {})
-    usage = {name: value for name, value in asdict(used.total()).items() if name not in metadata}
-    return result._replace(metadata={**metadata, **usage})
+    own = dict(result.metadata or {})
+    # The page of the asset shows metadata in this order: what the body says comes first, and wins.
+    return result._replace(metadata={**own, **asdict(used.total()), **own})
 
 
 @contextmanager

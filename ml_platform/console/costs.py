@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ml_platform.data.cadences import SECONDS_PER_HOUR
 from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.cost_records import AssetDay, Used, asset_days, total
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ml_platform.state.store import StateStore
     from ml_platform.training.resource_usage import PriceList
 
-HOUR_SECONDS, GB = 3600, 1e9
+GB = 1e9
 NO_DOMAIN = "without a domain"
 """Name of the assets that belong to no domain."""
 
@@ -92,9 +93,8 @@ def cost_report(
     found = asset_days(state, first, today, domain=domain or None, model=model or None)
     by: Literal["domain", "model", "asset"] = "asset" if model else "model" if domain else "domain"
     lines = sorted(_lines(found, _NAMES[by]), key=lambda each: -each.used.cpu_seconds)
-    currency = prices.currency if prices.are_declared else None
     by_day = _lines(found, lambda each: each.day.isoformat())
-    return CostReport(model or domain, first, today, currency, by, lines, by_day)
+    return CostReport(model or domain, first, today, prices.shown_currency, by, lines, by_day)
 
 
 def report_of_name(
@@ -129,8 +129,8 @@ def cost_text(used: Used, currency: str | None) -> str:
     """
     if currency is not None:
         return f"{_short(used.money)} {currency}"
-    gpu = f", {_short(used.gpu_seconds / HOUR_SECONDS)} GPU-hours" if used.gpu_seconds else ""
-    return f"{_short(used.cpu_seconds / HOUR_SECONDS)} CPU-hours{gpu}"
+    gpu = f", {_short(used.gpu_seconds / SECONDS_PER_HOUR)} GPU-hours" if used.gpu_seconds else ""
+    return f"{_short(used.cpu_seconds / SECONDS_PER_HOUR)} CPU-hours{gpu}"
 
 
 def show(report: CostReport, console: Console) -> None:
@@ -176,7 +176,7 @@ def duration_text(seconds: float) -> str:
     """
     if seconds < 120:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR_SECONDS else f"{seconds / HOUR_SECONDS:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 2 * SECONDS_PER_HOUR else f"{seconds / SECONDS_PER_HOUR:,.1f} h"
 
 
 def _lines(found: Sequence[AssetDay], name_of: Callable[[AssetDay], str]) -> list[CostLine]:

@@ -35,5 +35,5 @@ def write_month_file(home: Home, month: str | None, zone: str, out: Path | None)
         )
     path = out or Path(f"models-{period.label}.html")
     prices = read_prices(REPOSITORY)
-    write_text(path, month_page(report, prices.currency if prices.are_declared else None))
+    write_text(path, month_page(report, prices.shown_currency))
     return path

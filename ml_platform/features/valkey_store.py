@@ -6,7 +6,6 @@ one. A reader therefore sees one whole snapshot of each view, the old one or the
 """
 
 import json
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from ml_platform.data.instants import instant_of, microseconds_of
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, without_password
 from ml_platform.features.key_types import (
     MAX_KEY_BYTES,
     PYTHON_TYPES,
@@ -43,9 +42,6 @@ BATCH_ENTITIES = 5_000
 
 ABANDONED_AFTER_SECONDS = 3_600
 """Lifetime of an unfinished publication whose process died."""
-
-_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
-"""Password in an address, which messages leave out."""
 
 _SWAP = """
 local current = redis.call('HGET', KEYS[2], 'watermark')
@@ -189,7 +185,7 @@ class ValkeyStore:
 
     def _unreachable(self, error: Exception) -> OnlineServerError:
         return OnlineServerError(
-            f"Online store at {_PASSWORD.sub('***', self.url)}",
+            f"Online store at {without_password(self.url)}",
             expected=f"an answer within {self.timeout_seconds} s",
             found=str(error),
             fix="Start the server, or correct the address in the profile.",

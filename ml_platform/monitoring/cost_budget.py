@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from ml_platform.data.cadences import SECONDS_PER_HOUR
 from ml_platform.data.domains import Budget
 from ml_platform.monitoring.cost_records import Used
-
-HOUR_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def budget_use(budget: Budget, used: Used | None, currency: str | None) -> Budge
     uses = [BudgetUse(0.0, "nothing")]
     for limit, spent, unit in (
         (budget.per_month, cost.money, currency or "in money without prices"),
-        (budget.cpu_hours_per_month, cost.cpu_seconds / HOUR_SECONDS, "CPU-hours"),
+        (budget.cpu_hours_per_month, cost.cpu_seconds / SECONDS_PER_HOUR, "CPU-hours"),
     ):
         if limit is not None:
             share = spent / limit

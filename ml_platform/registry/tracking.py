@@ -4,7 +4,6 @@ MLflow's fluent API has one active run per process, in which two concurrent part
 """
 
 import contextlib
-import re
 import sqlite3
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.data.scratch import scratch_folder
-from ml_platform.errors import PlatformError
+from ml_platform.errors import PlatformError, without_password
 from ml_platform.registry.outbox import Operation, Outbox, OutboxEntry, is_connection_error
 from ml_platform.registry.wandb_mirror import Mirror
 from ml_platform.state.process_identity import current_process, has_exited
@@ -109,11 +108,6 @@ class Tracking:
             return True
         return Path(urllib.parse.unquote(self.tracking_uri.removeprefix(SQLITE_PREFIX))).exists()
 
-    @property
-    def shown_address(self) -> str:
-        """Return the address without its password."""
-        return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", self.tracking_uri)
-
     @contextlib.contextmanager
     def run(
         self, experiment: str, name: str, tags: Mapping[str, str], *, parent_run_id: str | None = None
@@ -169,7 +163,8 @@ class Tracking:
                 f"Experiment '{name}'",
                 expected="an active experiment, or no experiment of that name",
                 found="a deleted one" if experiment else "none, and it could not be created",
-                fix=f"Restore it (mlflow experiments restore) or free the name (mlflow gc) at {self.shown_address}.",
+                fix="Restore it (mlflow experiments restore) or free the name (mlflow gc) at "
+                f"{without_password(self.tracking_uri)}.",
             )
         for tag, value in EXPERIMENT_TAGS.items():
             if tag not in experiment.tags:  # created by an earlier release

@@ -342,11 +342,9 @@ class Session:
     @cached_property
     def lake(self) -> "Lake":
         """The tables of the home, for what the other methods do not give. Its writes raise."""
-        from ml_platform.data.lake import Lake
-        from resources.profile import locations
+        from resources.home_lake import open_lake
 
-        found = locations(self.home)
-        return Lake(found.lake, self._state, found.lake_options or None)
+        return open_lake(self.home, self._state)
 
     def __repr__(self) -> str:
         datasets = [table.removeprefix(DATASETS) for table in self._tables(DATASETS)]

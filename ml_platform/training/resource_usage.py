@@ -42,6 +42,11 @@ class PriceList(Settings):
         """Whether anything has a price; otherwise costs are shown in CPU-hours."""
         return any((self.cpu_hour, self.gpu_hour, self.memory_gb_hour, self.written_gb))
 
+    @property
+    def shown_currency(self) -> str | None:
+        """The currency of costs, or None where nothing has a price."""
+        return self.currency if self.are_declared else None
+
 
 @dataclass(frozen=True)
 class ResourceUsage:

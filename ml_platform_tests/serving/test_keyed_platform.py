@@ -12,8 +12,9 @@ from tritonclient.utils import InferenceServerException
 
 from ml_platform.serving.certificates import self_signed_pair
 from ml_platform.serving.client_keys import Client, NewKey, add_client, revoke_keys
-from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.processes import serve_temporarily
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.plans import plan_in
 from ml_platform_tests.serving.test_grpc_bridge import is_ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -21,20 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 def test_key_is_valid_soon_after_it_was_made_and_no_longer_soon_after_it_was_revoked(tmp_path: Path) -> None:
     certificate, private_key = self_signed_pair(tmp_path / "tls", ["127.0.0.1"], datetime.now(UTC))
-    plan = ProcessPlan(
-        run=tmp_path / "run",
-        logs=tmp_path / "logs",
-        state=str(tmp_path / "state.db"),
-        bentos=tmp_path / "bentos",
-        online=str(tmp_path / "online"),
-        predictions=tmp_path / "predictions",
-        gateway_port=free_port(),
-        keys=True,
-        certificate=certificate,
-        private_key=private_key,
-        workers=2,
-        grpc=True,
-    )
+    plan = plan_in(tmp_path, keys=True, certificate=certificate, private_key=private_key, workers=2, grpc=True)
     state = plan.open_state()
     state.migrate()
     trusting = ssl.create_default_context(cafile=str(certificate))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.serving.processes import UP_FILE, ProcessPlan, ProcessSpec, free_port
+from ml_platform.serving.processes import UP_FILE, ProcessSpec
 from ml_platform_tests.polling import until
+from ml_platform_tests.serving.plans import plan_in
 
 PROGRAM = """
 import pathlib, signal, sys, time
@@ -32,16 +33,7 @@ def test_the_code_server_ends_after_the_daemon(tmp_path: Path) -> None:
     def process(name: str, seconds: float) -> ProcessSpec:
         return ProcessSpec(name=name, command=[sys.executable, "-c", PROGRAM, str(ended), str(seconds), name])
 
-    plan = ProcessPlan(
-        run=tmp_path / "run",
-        logs=tmp_path / "logs",
-        state=str(tmp_path / "state.db"),
-        bentos=tmp_path / "bentos",
-        online=str(tmp_path / "online"),
-        predictions=tmp_path / "predictions",
-        gateway_port=free_port(),
-        processes=[process("code_server", 0), process("daemon", 1)],
-    )
+    plan = plan_in(tmp_path, processes=[process("code_server", 0), process("daemon", 1)])
     plan.open_state().migrate()
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json())

@@ -17,10 +17,10 @@ from tornado.ioloop import IOLoop
 from ml_platform.serving.marked_processes import RUN_VARIABLE, stop_orphaned_processes
 from ml_platform.serving.processes import (
     PortInUseError,
-    ProcessPlan,
     is_relevant_log_record,
     up,
 )
+from ml_platform_tests.serving.plans import plan_in
 
 Leftover = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -73,15 +73,7 @@ def test_up_ends_and_reports_what_a_killed_run_left_before_it_starts(tmp_path: P
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        plan = ProcessPlan(
-            run=tmp_path / "run",
-            logs=tmp_path / "logs",
-            state=str(tmp_path / "state.db"),
-            bentos=tmp_path / "bentos",
-            online=str(tmp_path / "online"),
-            predictions=tmp_path / "predictions",
-            gateway_port=port,
-        )
+        plan = plan_in(tmp_path, gateway_port=port)
         with pytest.raises(PortInUseError, match=rf"Port {port} of the gateway: .*process {os.getpid()}"):
             up(plan, printed.append)
     assert not psutil.pid_exists(process.pid)

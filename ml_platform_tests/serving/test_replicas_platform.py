@@ -15,10 +15,11 @@ from ml_platform.serving.client_keys import Client, NewKey, add_client
 from ml_platform.serving.desired_state import DesiredState, swap_desired_state
 from ml_platform.serving.gateway import MAX_BODY_BYTES
 from ml_platform.serving.gateway_clusters import cluster_name, read_clusters
-from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.processes import serve_temporarily
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel, row
 from ml_platform_tests.serving.load import Load
+from ml_platform_tests.serving.plans import plan_in
 from ml_platform_tests.serving.test_declared_serving import Platform
 from ml_platform_tests.serving.test_shared_services import kill_platform
 
@@ -63,16 +64,7 @@ class Lines:
 def test_replicas_share_the_limit_of_a_client_and_are_taken_over_without_a_failed_request(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento
 ) -> None:
-    plan = ProcessPlan(
-        run=tmp_path / "run",
-        logs=tmp_path / "logs",
-        state=str(tmp_path / "state.db"),
-        bentos=tmp_path / "bentos",
-        online=str(toy.online),
-        predictions=tmp_path / "predictions",
-        gateway_port=free_port(),
-        keys=True,
-    )
+    plan = plan_in(tmp_path, online=str(toy.online), keys=True)
     plan.bentos.mkdir()
     state = plan.open_state()
     state.migrate()

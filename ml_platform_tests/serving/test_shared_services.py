@@ -13,13 +13,14 @@ from bento.host_plan import STATUS_FILE, HostStatus, ServiceStatus
 from ml_platform.serving.bento_build import build_bento
 from ml_platform.serving.bento_locks import BentoLocks
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, read_desired_state, swap_desired_state
-from ml_platform.serving.processes import UP_FILE, ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.processes import UP_FILE, serve_temporarily
 from ml_platform.serving.service_hosts import HOSTS_FOLDER
 from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform.serving.serving_status import read_serving_status
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import CONTRACT, LOCK, ToyModel
 from ml_platform_tests.serving.load import Load
+from ml_platform_tests.serving.plans import plan_in
 from ml_platform_tests.serving.test_host import copied_bento
 
 pytestmark = pytest.mark.slow
@@ -35,15 +36,7 @@ def test_shared_models_serve_restart_stop_and_are_taken_over_one_by_one(tmp_path
         serving=ServingSettings(isolation="shared"),
     )
     bentos = {model: copied_bento(built.path, model, tmp_path) for model in ("one", "two")}
-    plan = ProcessPlan(
-        run=tmp_path / "run",
-        logs=tmp_path / "logs",
-        state=str(tmp_path / "state.db"),
-        bentos=tmp_path,
-        online=str(toy.online),
-        predictions=tmp_path / "predictions",
-        gateway_port=free_port(),
-    )
+    plan = plan_in(tmp_path, bentos=tmp_path, online=str(toy.online))
     state = plan.open_state()
     state.migrate()
     for model, bento in bentos.items():

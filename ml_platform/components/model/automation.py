@@ -295,10 +295,8 @@ def spent_budget(model: ModelAssets, state: "StateStore", now: datetime) -> str:
         return ""
     today = now.astimezone(UTC).date()
     first = today.replace(day=1)
-    prices = read_prices(REPOSITORY)
-    use = budget_use(
-        budget, used_by_domain(state, first, today).get(model.domain), prices.currency if prices.are_declared else None
-    )
+    used = used_by_domain(state, first, today).get(model.domain)
+    use = budget_use(budget, used, read_prices(REPOSITORY).shown_currency)
     if not use.is_spent:
         return ""
     return (

@@ -25,7 +25,7 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-    from prometheus_client.core import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "ml_platform_"
@@ -195,16 +195,17 @@ Samples = Iterable[tuple[Sequence[str] | str, float]]
 def _gauge(name: str, meaning: str, labels: Sequence[str], samples: Samples) -> "Metric":
     from prometheus_client.core import GaugeMetricFamily
 
-    family = GaugeMetricFamily(PREFIX + name, meaning, labels=labels)
-    for values, value in samples:
-        family.add_metric([values] if isinstance(values, str) else list(values), value)
-    return family
+    return _filled(GaugeMetricFamily(PREFIX + name, meaning, labels=labels), samples)
 
 
 def _counter(name: str, meaning: str, labels: Sequence[str], samples: Samples) -> "Metric":
     from prometheus_client.core import CounterMetricFamily
 
-    family = CounterMetricFamily(PREFIX + name, meaning, labels=labels)
+    return _filled(CounterMetricFamily(PREFIX + name, meaning, labels=labels), samples)
+
+
+def _filled(family: "GaugeMetricFamily | CounterMetricFamily", samples: Samples) -> "Metric":
+    """Return ``family`` with ``samples``, each the value of its one label or the values of all, and a number."""
     for values, value in samples:
         family.add_metric([values] if isinstance(values, str) else list(values), value)
     return family

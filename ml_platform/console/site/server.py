@@ -89,7 +89,7 @@ def site_app(
     def home(_: "Request") -> "Response":
         overview = home_overview(audit, declared.current(), failures(), datetime.now(UTC).date())
         now = prices()
-        page = home_page(overview, now.currency if now.are_declared else None)
+        page = home_page(overview, now.shown_currency)
         return HTMLResponse(page, headers=HEADERS)
 
     def model(request: "Request") -> "Response":
@@ -181,7 +181,7 @@ def main(port: int, root: Path) -> None:
     from resources.state import open_state
 
     home, priced = Home(root), read_prices(REPOSITORY)
-    currency = priced.currency if priced.are_declared else None
+    currency = priced.shown_currency
     with open_instance(home) as instance:
         failures = Recent[int, list[dict[str, Any]]](lambda limit: unresolved_failures(instance, limit))
         # The key is all views of the project, so one set is kept.

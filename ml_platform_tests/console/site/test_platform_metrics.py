@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_
 from ml_platform.serving.gateway_traffic import Traffic
 from ml_platform.serving.processes import free_port
 from ml_platform.state.store import StateStore
+from ml_platform_tests.polling import until
 from resources.home import Home
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -212,14 +212,13 @@ def ask(address: str, query: str) -> dict[str, Any]:
 
 def result_of(address: str, query: str, seconds: float = 60) -> list[Any]:
     """Return the result of ``query`` as soon as it is not empty."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    def result() -> list[Any]:
         with suppress(OSError):  # it is starting
-            found: list[Any] = ask(address, query)["data"]["result"]
-            if found:
-                return found
-        time.sleep(0.2)
-    raise AssertionError(f"{query} has no result after {seconds} s")
+            return list(ask(address, query)["data"]["result"])
+        return []
+
+    return until(result, seconds, interval=0.2)
 
 
 @pytest.mark.slow

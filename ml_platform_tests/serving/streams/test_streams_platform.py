@@ -18,13 +18,14 @@ from ml_platform.serving.bento_build import BuiltBento
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.serving.marked_processes import process_name, processes_of
 from ml_platform.serving.ordered_stop import STREAMS
-from ml_platform.serving.processes import ProcessPlan, free_port, serve_temporarily
+from ml_platform.serving.processes import ProcessPlan, serve_temporarily
 from ml_platform.serving.streams.declared_streams import store_streams
 from ml_platform.serving.streams.nats_stream import NatsStream
 from ml_platform.serving.streams.stream_status import STATUS_FILE, StreamStatus, read_stream_status, stream_lines
 from ml_platform_tests.nats_server import running_nats
 from ml_platform_tests.polling import until
 from ml_platform_tests.serving.conftest import ToyModel, row
+from ml_platform_tests.serving.plans import plan_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -99,15 +100,7 @@ def consumer_processes(plan: ProcessPlan) -> list[psutil.Process]:
 def test_each_request_has_one_result_although_the_consumer_is_killed(
     tmp_path: Path, toy: ToyModel, built_bento: BuiltBento, streams: Streams
 ) -> None:
-    plan = ProcessPlan(
-        run=tmp_path / "run",
-        logs=tmp_path / "logs",
-        state=str(tmp_path / "state.db"),
-        bentos=built_bento.path.parent,
-        online=str(toy.online),
-        predictions=tmp_path / "predictions",
-        gateway_port=free_port(),
-    )
+    plan = plan_in(tmp_path, bentos=built_bento.path.parent, online=str(toy.online))
     state = plan.open_state()
     state.migrate()
     served = ServedVersion(version="1", bento=built_bento.path.name)
