@@ -56,6 +56,13 @@ def opened_after(state: StateStore, after: datetime) -> list[StoredAlert]:
     return _alerts(state, sa.select(alerts).where(alerts.c.opened_at >= time_text(after)).order_by(alerts.c.id))
 
 
+def alerts_between(state: StateStore, start: datetime, end: datetime) -> list[StoredAlert]:
+    """Return the alerts that were open at some time from ``start`` until before ``end``, the oldest first."""
+    column = alerts.c
+    lasted = column.resolved_at.is_(None) | (column.resolved_at >= time_text(start))
+    return _alerts(state, sa.select(alerts).where(lasted, column.since < time_text(end)).order_by(column.id))
+
+
 def noted_alerts(state: StateStore) -> list[StoredAlert]:
     """Return the open alerts, and the resolved ones whose recovery is not queued yet."""
     noted = alerts.c.id.in_(sa.select(alert_notices.c.alert_id))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import alerts, care, costs, decisions, keys, lifecycle, replay, rollouts
+from ml_platform.cli import alerts, care, costs, decisions, governance, keys, lifecycle, replay, rollouts
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -348,6 +348,8 @@ VERBS: Sequence[Callable[..., None]] = (
     care.verify,
     care.repair,
     care.doctor,
+    governance.models,
+    governance.compliance,
 )
 for verb in VERBS:
     app.command()(verb)

@@ -140,6 +140,12 @@ class ProjectLineage:
             lookup_of=sorted(each.name for each in self.datasets.values() if name in each.lookups),
         )
 
+    def datasets_of(self, model: str) -> list[str]:
+        """Return the datasets from which the rows, labels and features of the declared ``model`` come, in order."""
+        declared = self.models[model]
+        read = [each.dataset for view in declared.views if view in self.views for each in self.views[view].sources]
+        return list(dict.fromkeys([*declared.sources, *(each.dataset for each in declared.labels), *read]))
+
     def _view(self, name: str, recorded: Mapping[str, RecordedLineage]) -> ViewLineage:
         view = self.views[name]
         own = {each: found.columns for each, found in recorded.items()}

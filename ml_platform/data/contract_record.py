@@ -79,6 +79,17 @@ def latest_result(state: StateStore, dataset: str) -> ContractResult | None:
     return None if row is None else ContractResult(*row)
 
 
+def contract_counts(state: StateStore, dataset: str) -> tuple[int, int]:
+    """Return the number of partitions of ``dataset`` whose checks passed, and of those of which one fails now."""
+    column = contract_results.c
+    query = sa.select(
+        sa.func.count(column.passed_at).filter(column.failed_check.is_(None)), sa.func.count(column.failed_check)
+    ).where(column.dataset == dataset)
+    with state.read() as connection:
+        passed, failed = connection.execute(query).one()
+    return int(passed), int(failed)
+
+
 def published_files(state: StateStore, dataset: str) -> dict[str, str | None]:
     """Return the digest of the landed file from which each partition was last published (key "": no partitions)."""
     table = contract_results

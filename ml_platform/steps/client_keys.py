@@ -17,6 +17,8 @@ from ml_platform.serving.client_keys import (
 from ml_platform.state.store import StateStore
 
 ADDED, ROTATED, REVOKED, LIMITED = "client_added", "client_key_rotated", "client_key_revoked", "client_limits_changed"
+KEY_KINDS = (ADDED, ROTATED, REVOKED, LIMITED)
+"""Kinds of the audit records about clients and their keys."""
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,15 @@ class ScoresSettings(Settings):
     )
 
 
+class RiskSettings(Settings):
+    """The risk of the intended use of a model, as its owners judged it."""
+
+    level: Literal["minimal", "limited", "high"] = Field(
+        description="Class of the use, as in Regulation (EU) 2024/1689 (AI Act): minimal, limited or high."
+    )
+    reason: str = Field(min_length=1, description="Why it has this class, in a sentence.")
+
+
 class ModelSettings(Settings):
     """A model: its examples, features, trainers, gates, endpoint and monitors."""
 
@@ -208,6 +217,10 @@ class ModelSettings(Settings):
     target: str = Field(description="Description of the label, for readers of the model card.")
     intended_use: str = Field(default="", description="Intended and unintended uses; part of the model card.")
     limits: list[str] = Field(default_factory=list, description="Known limits; part of the model card.")
+    risk: RiskSettings | None = Field(
+        default=None,
+        description="Risk of the intended use, for the inventory of models; none: not stated.",
+    )
     time: Literal["none"] | None = Field(
         default=None,
         description="'none' for a model whose examples have no time: its training set is one table that is replaced as "

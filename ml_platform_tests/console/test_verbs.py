@@ -50,6 +50,18 @@ def test_status_as_json_has_exactly_the_documented_shape(home: DemoHome) -> None
     assert {name: model[name] for name in empty} == empty
 
 
+def test_compliance_report_of_a_domain_has_the_champion_with_its_tests(home: DemoHome, tmp_path: Path) -> None:
+    printed = home.run("compliance", "--domain", "aviation", "--out", str(tmp_path))
+    assert printed.startswith("Report on 1 model written")
+    found = json.loads((tmp_path / "report.json").read_text())
+    (model,) = found["models"]
+    assert (model["entry"]["name"], model["versions"][0]["version"]) == (MODEL, 1)
+    assert {each["name"] for each in model["data"]} == {"flights", "planes", "weather"}
+    assert all(gate["passed"] for gate in model["tests"][0]["gates"])
+    assert len(model["features"]) > 200
+    assert f"{MODEL}  version 1 since" in home.run("models")
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_output_to_a_file_is_plain_and_fits_the_width_without_truncation(home: DemoHome, columns: int) -> None:
     shown = home.run("status", columns=columns) + home.run("history", MODEL, columns=columns)

@@ -37,7 +37,7 @@ def lineage_overview(lineage: ProjectLineage) -> str:
         ModelRow(
             name=name,
             features=sum(len(lineage.views[view].feature_names) for view in model.views if view in lineage.views),
-            datasets=_datasets(lineage, name),
+            datasets=lineage.datasets_of(name),
         )
         for name, model in sorted(lineage.models.items())
     ]
@@ -61,11 +61,3 @@ def dataset_lineage_page(lineage: ProjectLineage, recorded: RecordReader, name: 
     if name not in lineage.datasets:
         return None
     return render("dataset_lineage.html.j2", found=lineage.dataset(name, recorded(lineage.views)))
-
-
-def _datasets(lineage: ProjectLineage, model: str) -> list[str]:
-    declared = lineage.models[model]
-    read = [
-        source.dataset for view in declared.views if view in lineage.views for source in lineage.views[view].sources
-    ]
-    return list(dict.fromkeys([*declared.sources, *(each.dataset for each in declared.labels), *read]))
