@@ -1,1 +1,1 @@
-"""What an auditor or a risk team reads: the inventory of models and the compliance report."""
+"""Reports for auditors and risk teams: the inventory of models and the compliance report."""

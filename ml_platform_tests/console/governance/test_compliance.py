@@ -13,7 +13,6 @@ from benchmarks.home_page import write_records
 from ml_platform.alerts.lifecycle import Transitions
 from ml_platform.alerts.records import acknowledge, store_transitions
 from ml_platform.components.project import read_project
-from ml_platform.console.governance import compliance
 from ml_platform.console.governance.compliance import (
     WITHOUT_KEY,
     ClientAccess,
@@ -32,6 +31,7 @@ from ml_platform.features.lineage import SourceColumn
 from ml_platform.monitoring.prediction_log import predictions_table
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.audit import AuditLog
+from ml_platform.registry.verdict_record import StoredVerdict, stored_verdict
 from ml_platform.serving.client_keys import Client
 from ml_platform.state.schema import audit_records
 from ml_platform.state.store import StateStore
@@ -174,10 +174,12 @@ def test_changed_log_is_named_and_none_of_its_decisions_is_shown(lake: Lake) -> 
 
 def test_early_period_reads_none_of_the_later_verdicts(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = compliance.stored_verdict
-    monkeypatch.setattr(
-        compliance, "stored_verdict", lambda state, digest: (read.append(digest), real(state, digest))[1]
-    )
+
+    def counted(state: StateStore, digest: str) -> StoredVerdict:
+        read.append(digest)
+        return stored_verdict(state, digest)
+
+    monkeypatch.setattr("ml_platform.console.governance.compliance.stored_verdict", counted)
     first_week = (datetime(2023, 1, 1, tzinfo=UTC), datetime(2023, 1, 8, tzinfo=UTC))
     found = compliance_report("m00", [entry()], NO_LINEAGE, lake, first_week, NOW)
     assert len(found.models[0].tests) == len(read) == 7
