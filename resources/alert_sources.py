@@ -21,7 +21,11 @@ RUNS_SHOWN = 50
 """Failed runs that are alerts at the same time."""
 
 EVALUATED = frozenset({AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
-CHECK_KINDS = {"performance_regression": "performance_regression", "quality": "landed_data_unusual"}
+CHECK_KINDS = {
+    "performance_regression": "performance_regression",
+    "concept_drift": "concept_drift",
+    "quality": "landed_data_unusual",
+}
 """Kinds of alerts of single checks, by the name of the check."""
 
 NOT_ALERTED = frozenset({"landed", "schema", "expectations", "no_drift", "approved", "domain_loads", "fitted"})

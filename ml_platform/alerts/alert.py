@@ -34,6 +34,7 @@ KINDS: Mapping[str, AlertKind] = {
     "landed_data_unusual": AlertKind("warning", "Landed data are not as usual", "landed-data-unusual.md"),
     "drift": AlertKind("warning", "Drift alert", "drift-alert.md"),
     "performance_regression": AlertKind("warning", "Performance regression", "performance-regression.md"),
+    "concept_drift": AlertKind("warning", "Concept drift", "concept-drift.md"),
     "retraining_stopped": AlertKind("critical", "Retraining stopped", "retraining-stopped.md"),
     "rollout_rolled_back": AlertKind("warning", "A rollout was rolled back", "rollout-rolled-back.md"),
     "service_not_ready": AlertKind("critical", "A service is not ready", "endpoint.md"),

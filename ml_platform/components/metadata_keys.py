@@ -363,6 +363,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("reason", "Reason why no period was evaluated."),
         MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
         MetadataKey("by_slice", "Table with a row per slice of the latest evaluated period: labels and metrics."),
+        MetadataKey("by_arm", "Table with a row per candidate or shadow of that period, beside the stable version."),
         MetadataKey("version", "Version of the latest evaluated period."),
         MetadataKey("period", "First day of the latest evaluated period."),
         MetadataKey("quality_over_time", "Plot of promised, estimated and realised values by period."),
@@ -388,6 +389,12 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
             "of the metric",
         ),
         MetadataKey("doubts", "Reasons why the period is not judged as good: labels that are due are missing."),
+    ),
+    "<model>/performance, check concept_drift": (
+        MetadataKey("metric", "Loss that is followed."),
+        MetadataKey("by_inputs", "Change of the loss by the mix of the predictions: estimated minus promised."),
+        MetadataKey("by_relation", "Change that it does not explain: realised minus estimated."),
+        MetadataKey("unexplained_periods", "Last periods, of at most three, that are worse than their estimate."),
     ),
     "<model>/scores": (
         MetadataKey("dagster/table_name", "Table of the scores; the digest of its columns is part of its name."),

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ml_platform.components.check_results import WARN, table_cells
 from ml_platform.components.metadata import inline_image, records_table
+from ml_platform.monitoring.concept_drift import concept_drift
 from ml_platform.monitoring.performance import ExpectedInterval, PerformanceReport, Period
 from ml_platform.monitoring.track_record import TrackRecord, track_records
 
@@ -48,6 +49,7 @@ def performance_metadata(report: PerformanceReport, not_estimated: str = "") -> 
         "label_state": latest.label_state,
         "doubts": [each.text for each in latest.doubts],
         **_slice_metadata(latest),
+        **_arm_metadata(latest),
         **latest.metrics,
         **{f"{name}_low": each.low for name, each in latest.intervals.items()},
         **{f"{name}_high": each.high for name, each in latest.intervals.items()},
@@ -83,6 +85,36 @@ def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckRes
     )
 
 
+def concept_drift_result(report: PerformanceReport) -> dg.AssetCheckResult:
+    """Return the result of `concept_drift`, which warns when the loss rises and the predictions do not explain it."""
+    found = concept_drift(report.periods)
+    if not found.changes:
+        return dg.AssetCheckResult(
+            check_name="concept_drift",
+            passed=True,
+            description="Not evaluated: no period with all its labels has an estimate of its loss yet.",
+        )
+    latest = found.changes[-1]
+    verdict = (
+        "The same predictions have other outcomes than in the evaluation"
+        if found.is_found
+        else "The outcomes do not depend on the predictions in another way than in the evaluation"
+    )
+    counted = f"{found.unexplained} of the last {len(found.changes)} periods are worse than their estimate."
+    return dg.AssetCheckResult(
+        check_name="concept_drift",
+        passed=not found.is_found,
+        severity=WARN,
+        description=f"{verdict}: {counted} {latest.text}",
+        metadata={
+            "metric": latest.metric,
+            "by_inputs": latest.by_inputs,
+            "by_relation": latest.by_relation,
+            "unexplained_periods": found.unexplained,
+        },
+    )
+
+
 def _estimate_metadata(report: PerformanceReport, not_estimated: str) -> dict[str, Any]:
     estimated, records = [each for each in report.periods if each.estimates], track_records(report.periods)
     if not estimated:
@@ -104,6 +136,19 @@ def _slice_metadata(period: Period) -> dict[str, Any]:
         return {}
     rows = [each.model_dump(exclude={"metrics"}) | each.metrics for each in period.slices]
     return {"by_slice": records_table(table_cells(row) for row in rows)}
+
+
+def _arm_metadata(period: Period) -> dict[str, Any]:
+    """Return the metrics of candidates and shadows of ``period`` as a table, those of the stable arm in it too."""
+    if not period.arms:
+        return {}
+    rows = [
+        each.model_dump(exclude={"metrics", "stable_metrics"})
+        | each.metrics
+        | {f"stable_{name}": value for name, value in each.stable_metrics.items()}
+        for each in period.arms
+    ]
+    return {"by_arm": records_table(table_cells(row) for row in rows)}
 
 
 def _record_row(record: TrackRecord) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from ml_platform.errors import PlatformError, did_you_mean, listed
 from ml_platform.monitoring.label_doubts import Doubt, base_rate_doubt, due_rows, maturity_doubt, missing_doubts
 from ml_platform.monitoring.label_maturity import MaturityCurve, ages_at, expected_maturity, representative_rows
 from ml_platform.monitoring.outcomes import OUTCOME
+from ml_platform.monitoring.realised_arms import ArmMetrics
 from ml_platform.monitoring.realised_slices import SliceMetrics, slice_metrics
 from ml_platform.monitoring.sampling_weights import equally_weighted, total_weight
 from ml_platform.tasks.metrics import HIGHER_IS_BETTER
@@ -51,8 +52,8 @@ class PerformanceSettings(Settings):
     minimum_slice_labels: int = Field(
         default=200,
         ge=2,
-        description="Known labels that a slice of an evaluated period needs to be measured. The slices are those of "
-        "the evaluation.",
+        description="Known labels that a slice of an evaluated period, or a candidate or shadow, needs to be measured. "
+        "The slices are those of the evaluation.",
     )
     minimum_days: int = Field(
         default=7,
@@ -169,6 +170,10 @@ class Period(BaseModel):
     slices: list[SliceMetrics] = Field(
         default_factory=list, description="Metrics in the slices of an evaluated period that have enough labels."
     )
+    arms: list[ArmMetrics] = Field(
+        default_factory=list,
+        description="Metrics of candidates and shadows of the period, with the stable version that predicted most.",
+    )
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
     promised: dict[str, ExpectedInterval] = Field(
         default_factory=dict, description="Metrics of the evaluation of this version; empty before the comparison."
@@ -221,7 +226,9 @@ class PerformanceReport(BaseModel):
         return pl.from_dicts(rows, infer_schema_length=None) if rows else pl.DataFrame()
 
 
-_LISTED_APART = {"slices", "metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised"}
+_LISTED_APART = {
+    *("arms", "slices", "metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised")
+}
 
 
 def measure_performance(

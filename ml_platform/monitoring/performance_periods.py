@@ -29,13 +29,11 @@ from ml_platform.monitoring.performance import (
 )
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
+from ml_platform.monitoring.realised_arms import EXAMPLE, STABLE, arm_metrics
 from ml_platform.monitoring.realised_slices import slice_column
 from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.schema import performance_periods
 from ml_platform.state.store import StateStore
-
-STABLE = "stable"
-"""Role of the version whose performance counts."""
 
 _MEASURED_BY = (
     "period",
@@ -49,7 +47,8 @@ _MEASURED_BY = (
 )
 """Settings that change a measurement; the others only change its comparison with the evaluation."""
 
-_EXAMPLE = "example"
+
+_MEASURED = ("request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME)
 
 
 @dataclass(frozen=True)
@@ -135,22 +134,21 @@ def outcomes_of_period(
     hashed: HashedFields | None = None,
     slices: Mapping[str, pl.DataType] | None = None,
 ) -> pl.DataFrame:
-    """Return the predictions of the stable role from ``start`` until before ``end`` that were logged on ``days``.
+    """Return the predictions of all roles from ``start`` until before ``end`` that were logged on ``days``.
 
-    The columns are ``version``, ``request_id``, ``predict_at``, ``score``, ``details``, ``weight`` and ``outcome``
-    (null: unknown), and one by :func:`~ml_platform.monitoring.realised_slices.slice_column` for each of ``slices``. Of
-    several predictions of one example by one version only the one logged last counts.
+    The columns are ``example``, ``role``, ``version``, ``request_id``, ``predict_at``, ``score``, ``details``,
+    ``weight`` and ``outcome`` (null: unknown), and one by
+    :func:`~ml_platform.monitoring.realised_slices.slice_column` for each of ``slices``. Of several predictions of one
+    example by one version in one role only the one logged last counts.
     """
     sliced = slices or {}
-    keys = [_EXAMPLE, "version"]
+    keys = [EXAMPLE, "role", "version"]
     # Later days come last, so the last row of an example is the one logged last.
     parts = [
         _outcomes_of_day(lake, model, identity, start, end, day, outcome_type, hashed, sliced) for day in sorted(days)
     ]
     rows = pl.concat(parts).unique(keys, keep="last", maintain_order=True)
-    return rows.select(
-        "version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME, *map(slice_column, sliced)
-    )
+    return rows.select(*keys, *_MEASURED, *map(slice_column, sliced))
 
 
 def _outcomes_of_day(
@@ -164,7 +162,7 @@ def _outcomes_of_day(
     hashed: HashedFields | None,
     slices: Mapping[str, pl.DataType],
 ) -> pl.DataFrame:
-    wanted = (pl.col("role") == STABLE, pl.col("predict_at") >= start, pl.col("predict_at") < end)
+    wanted = (pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
     stored = with_weights(with_details(lake.scan(predictions_table(model), partitions=[day])))
     rows = stored.filter(*wanted).select(*columns, DETAILS, WEIGHT, "request").collect()
@@ -175,8 +173,8 @@ def _outcomes_of_day(
     joined = latest.join(outcomes, on=PREDICTION_ID, how="left", maintain_order="left")
     # The hash takes eight bytes where the identity may be long text.
     return joined.select(
-        pl.struct(keys).hash(seed=0).alias(_EXAMPLE),
-        *("version", "request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME, *map(slice_column, slices)),
+        pl.struct(keys).hash(seed=0).alias(EXAMPLE),
+        *("role", "version", *_MEASURED, *map(slice_column, slices)),
     )
 
 
@@ -243,7 +241,8 @@ def _measure(
     rows = outcomes_of_period(
         lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed, measure.slices
     )
-    return [
+    stable = rows.filter(pl.col("role") == STABLE)
+    periods = [
         measure_period(
             start,
             str(version),
@@ -253,8 +252,13 @@ def _measure(
             known_by,
             replace(measure.knowledge_of(str(version)), curve=measure.curve),
         )
-        for (version,), group in rows.group_by("version", maintain_order=True)
+        for (version,), group in stable.group_by("version", maintain_order=True)
     ]
+    arms = arm_metrics(rows, measure.compute_metrics, measure.settings.minimum_slice_labels)
+    if not periods or not arms:
+        return periods
+    most = max(periods, key=lambda each: each.predictions)
+    return [each.model_copy(update={"arms": arms}) if each is most else each for each in periods]
 
 
 def _stored_results(lake: Lake, model: str) -> dict[str, tuple[str, list[Period]]]:

@@ -194,6 +194,7 @@ def _metrics_name(model: BoundModel) -> str:
     code = (
         "ml_platform.tasks.catalog:realised_metrics",
         "ml_platform.monitoring.performance:measure_period",
+        "ml_platform.monitoring.realised_arms:arm_metrics",
         "ml_platform.evaluation.bootstrap:bootstrap",
         "ml_platform.monitoring.estimates:fit_estimator",
     )

@@ -9,6 +9,7 @@ from ml_platform.monitoring.outcomes import OUTCOME
 from ml_platform.monitoring.performance_periods import outcomes_of_period
 from ml_platform.monitoring.prediction_days import day_counts
 from ml_platform.monitoring.prediction_log import predictions_table
+from ml_platform.monitoring.realised_arms import STABLE
 from ml_platform.monitoring.sampling_weights import equally_weighted
 from ml_platform.registry.champion_history import ChampionRecord, current_champion
 from ml_platform.registry.verdict_record import verdict_metrics
@@ -81,7 +82,7 @@ def _mean_loss(
         model.declared.task.outcome_type,
         hashed_fields_of(model, stores.home),
     )
-    own = rows.filter(rows["version"].cast(pl.String) == str(version))
+    own = rows.filter(rows["role"] == STABLE, rows["version"].cast(pl.String) == str(version))
     labelled = equally_weighted(own, ["request_id", "predict_at"]).drop_nulls(OUTCOME)
     if labelled.is_empty():
         return 0.0, 0

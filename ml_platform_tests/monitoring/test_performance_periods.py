@@ -161,3 +161,40 @@ def test_stored_results_equal_measuring_everything_again(steps: list[tuple[str, 
         history.join()
         assert history.periods(wanted) == history.expected_periods(wanted)
         assert isinstance(history.predictions(), pl.DataFrame)
+
+
+def test_shadow_is_compared_with_the_stable_version_on_the_same_examples(history: PredictionHistory) -> None:
+    history.land("2013-07", {1: 1, 2: 0, 3: 1, 4: 0})
+    history.known_by = JULY + timedelta(days=3)
+    history.predict(1, 2, 3, 4, score=0.9)
+    history.predict(1, 2, score=0.1, role="shadow", version="2")
+    history.ingest()
+    history.join()
+    (period,) = history.periods(measure(minimum_slice_labels=2))
+    assert period.metrics == {"share_right": 0.5}
+    (shadow,) = period.arms
+    assert (shadow.arm, shadow.version, shadow.predictions, shadow.labelled) == ("shadow", "2", 2, 2)
+    assert (shadow.compared_on, shadow.metrics, shadow.stable_metrics) == (
+        "same examples",
+        {"share_right": 0.5},
+        {"share_right": 0.5},
+    )
+
+
+def test_candidate_is_compared_with_the_stable_version_at_the_same_time(history: PredictionHistory) -> None:
+    history.land("2013-07", {1: 1, 2: 0, 3: 1, 4: 1, 5: 0, 6: 1, 7: 0})
+    history.known_by = JULY + timedelta(days=3)
+    history.predict(1, 3, 5, 6, score=0.9)
+    history.predict(4, score=0.1, role="candidate", version="2")
+    history.ingest()
+    history.join()
+    (period,) = history.periods(measure(minimum_slice_labels=2))
+    assert [each.compared_on for each in period.arms] == ["nothing"]  # one outcome is no comparison
+    history.predict(2, 7, score=0.1, role="candidate", version="2")
+    history.ingest()
+    history.join()
+    (period,) = history.periods(measure(minimum_slice_labels=2))
+    (candidate,) = period.arms
+    assert (candidate.arm, candidate.labelled, candidate.compared_on) == ("candidate", 3, "same time")
+    assert candidate.metrics == {"share_right": pytest.approx(2 / 3)}
+    assert candidate.stable_metrics == {"share_right": pytest.approx(2 / 3)}  # flights 3, 5 and 6

@@ -115,7 +115,12 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
                 "performance_regression",
                 asset=key,
                 description="The latest period with enough labels is not worse than the evaluation of its version.",
-            )
+            ),
+            dg.AssetCheckSpec(
+                "concept_drift",
+                asset=key,
+                description="The loss is not higher than the mix of the predictions explains, in two of three periods.",
+            ),
         ],
         **model.shared_arguments("python"),
     )
@@ -123,7 +128,11 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
     def _performance(
         lake: LakeResource, home: HomeResource, mlflow: MlflowResource, online_store: OnlineStoreResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from ml_platform.components.performance_results import performance_metadata, performance_regression_result
+        from ml_platform.components.performance_results import (
+            concept_drift_result,
+            performance_metadata,
+            performance_regression_result,
+        )
         from ml_platform.steps.monitoring import performance_report
         from ml_platform.steps.realised_loss import continue_loss_test
         from ml_platform.steps.version_knowledge import not_estimated
@@ -133,6 +142,7 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
         continue_loss_test(model, stores)
         yield dg.MaterializeResult(metadata=performance_metadata(report, not_estimated(model)))
         yield performance_regression_result(report)
+        yield concept_drift_result(report)
 
     return _performance
 
