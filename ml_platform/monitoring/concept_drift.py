@@ -1,8 +1,8 @@
 """Concept drift by loss: whether the same inputs lead to other outcomes than in the evaluation of a version.
 
 The realised loss of a period differs from the promised one for two reasons. The mix of the predictions changed, which
-the estimate from the predictions alone accounts for, or the outcomes depend on them in another way. What the estimate
-leaves unexplained is the second part.
+the estimate from the predictions alone accounts for, or the outcomes depend on them in another way. The second
+part is the one that the estimate leaves unexplained.
 """
 
 from collections.abc import Sequence

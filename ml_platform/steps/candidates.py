@@ -34,7 +34,7 @@ from ml_platform.registry.manifest import (
 )
 from ml_platform.registry.models import ModelRegistry, ModelVersion
 from ml_platform.registry.reproduction import predictions_digest
-from ml_platform.steps.arriving import arrived_end
+from ml_platform.steps.arriving import arrived_end, record_parts, sources_of_parts
 from ml_platform.steps.candidate_inputs import code_of_candidate, declared_inputs
 from ml_platform.steps.closed_window import require_closed_window
 from ml_platform.steps.labels import labels_table, landed_labels
@@ -103,10 +103,13 @@ def build_training_sets(model: BoundModel, partitions: Sequence[str], lake: Lake
         return {key_of(version.sha256): version}
     scheme = model.partitions
     _require_facts(model, scheme.earliest(partitions), scheme.latest(partitions), lake)
+    parts = sources_of_parts(model, partitions, lake)
     logs = model.feature_set.logs(lake)
-    return {
+    written = {
         window: lake.write(model.table, assemble_partition(model, window, lake, logs), window) for window in partitions
     }
+    record_parts(model, partitions, parts, lake)
+    return written
 
 
 def assemble_partition(

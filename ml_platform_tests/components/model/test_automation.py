@@ -15,6 +15,7 @@ from ml_platform.components.model.evaluation import evaluation
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.definitions import defs
+from ml_platform.steps.arriving import record_parts, sources_of_parts
 from ml_platform.steps.candidate_inputs import candidate_version
 from ml_platform.steps.model_settings import RetrainingSettings
 from ml_platform.training.splits import TimeSplit
@@ -345,3 +346,36 @@ def test_month_that_has_not_ended_is_not_trained_on(
     assert "datasets/flights has arrived until 2013-07-25 15:00" in str(skipped.skip_message)
     assert isinstance(ended, dg.RunRequest)
     assert ended.partition_key == "2013-07"
+
+
+def test_training_set_of_a_part_is_built_again_before_its_month_is_trained_on(
+    model: ModelAssets, instance: dg.DagsterInstance, lake: LakeResource
+) -> None:
+    def land_july(until: datetime, rows: int = 1) -> None:
+        instants = {name: [until] * rows for name in ("departed_at", "arrived_at", "observed_at")}
+        for dataset in ("flights", "weather"):
+            lake.lake().write(f"datasets/{dataset}", pl.DataFrame(instants), "2013-07")
+
+    def build_july(content: str) -> None:
+        tables = lake.lake()
+        parts = sources_of_parts(model, ["2013-07"], tables)
+        make_training_set(model, instance, lake, "2013-07", content)
+        record_parts(model, ["2013-07"], parts, tables)
+
+    for month in ("2013-05", "2013-06"):
+        make_training_set(model, instance, lake, month, "a")
+    make_candidates(instance, model, "2013-06")
+    land_july(datetime(2013, 7, 31, 18, 40, tzinfo=UTC))
+    build_july("a")
+    land_july(datetime(2013, 8, 1, 3, 59, tzinfo=UTC))
+    of_a_part = evaluate_sensor(model, instance, lake)
+    build_july("b")
+    whole = evaluate_sensor(model, instance, lake)
+    land_july(datetime(2013, 8, 1, 3, 59, tzinfo=UTC), rows=2)
+    corrected = evaluate_sensor(model, instance, lake)
+
+    assert isinstance(of_a_part, dg.SkipReason)
+    assert "its training set was built before the last rows of 'datasets/flights'" in str(of_a_part.skip_message)
+    for each in (whole, corrected):  # a later correction is another content, of which a run of its own follows
+        assert isinstance(each, dg.RunRequest)
+        assert each.partition_key == "2013-07"
