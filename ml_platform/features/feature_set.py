@@ -27,6 +27,7 @@ from ml_platform.features.point_in_time import (
     apply_pushdown,
     change_log_of,
     chunk_bounds,
+    facts_for_keys,
     iterate_chunks,
     validate_examples,
 )
@@ -252,6 +253,18 @@ class FeatureSet:
                 yield apply_pushdown(chunk.hstack(values.select(names)), with_columns, predicate)
 
         return register_io_source(batches, schema=schema)
+
+    def facts_of(self, rows: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
+        """Return, in memory, the part of each of ``logs`` that :meth:`as_of` may read for ``rows``, by name of the view.
+
+        Few rows that are read several times, such as with several watermarks, then cost one pass over each log. Raises
+        as :meth:`as_of`.
+        """
+        clock = rows[AS_OF if AS_OF in rows.columns else PREDICT_AT]
+        keys = self._entity_keys(rows, self._run_views_before_lookup(rows), clock)
+        parts = [facts_for_keys(view, change_log_of(view, logs), keys) for view in self.stored]
+        read = pl.collect_all(parts, engine="streaming")
+        return {view.name: facts.lazy() for view, facts in zip(self.stored, read, strict=True)}
 
     def online(self, rows: pl.DataFrame, store: OnlineStore) -> pl.DataFrame:
         """Return the features of ``rows`` (request fields and ``predict_at``) from the current snapshots, in order."""

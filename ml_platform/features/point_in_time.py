@@ -241,6 +241,23 @@ def change_log_of(view: FeatureView, logs: Mapping[str, pl.LazyFrame]) -> pl.Laz
     return logs[view.name]
 
 
+def facts_for_keys(view: FeatureView, log: pl.LazyFrame, keys: pl.DataFrame) -> pl.LazyFrame:
+    """Return the facts of ``log`` that a join of ``view`` may read for ``keys``, in the order of the log.
+
+    ``keys`` have the entity columns and, in ``predict_at``, the times of the reads.
+    """
+    types = _fact_key_types(view, log.collect_schema())
+    known_at, times = pl.col(KNOWN_AT).cast(INSTANT), keys.select(pl.col(PREDICT_AT).cast(INSTANT))
+    facts = log.filter(known_at <= times.max().item())
+    if view.tolerance_minutes is not None:
+        oldest = times.min().select(pl.col(PREDICT_AT) - timedelta(minutes=view.tolerance_minutes)).item()
+        facts = facts.filter(known_at >= oldest)
+    for key, key_type in types.items():
+        wanted = typed_key(keys[key], key_type, f"Examples for feature view '{view.name}', key '{key}'")
+        facts = facts.filter(pl.col(key).cast(KEY_DTYPES[key_type]).is_in(wanted.drop_nulls().unique().implode()))
+    return facts
+
+
 def apply_pushdown(frame: pl.DataFrame, with_columns: list[str] | None, predicate: pl.Expr | None) -> pl.DataFrame:
     """Return ``frame`` with the filter and the projection that Polars pushes down to a lazy source."""
     if predicate is not None:

@@ -158,8 +158,9 @@ def compare_features(
             fix="Log the columns that skew.features_to_log returns.",
         )
     rows = predictions.with_row_index(_ROW)
+    facts = feature_set.facts_of(rows, logs)
     parts = [
-        _recomputed(feature_set, group, logs, json.loads(str(marks[0])))
+        _recomputed(feature_set, group, facts, json.loads(str(marks[0])))
         for marks, group in rows.group_by([WATERMARKS], maintain_order=True)
     ]
     mismatches = differing_features(feature_set, rows, logged_as(pl.concat(parts).sort(_ROW)), pii_columns)

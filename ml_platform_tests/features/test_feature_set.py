@@ -219,6 +219,16 @@ def test_logged_as_of_reads_the_same_features_offline(tmp_path: Path) -> None:
     assert again.select(chosen.feature_names).equals(served.frame)
 
 
+@pytest.mark.parametrize("late", [0, 30, 31])
+def test_facts_of_rows_give_the_features_of_the_whole_logs(late: int) -> None:
+    chosen, request = FeatureSet(VIEWS), rows(("N1", 3), (None, 2), late=late)
+    facts = chosen.facts_of(request, LOGS)
+    expected, found = (chosen.as_of(request.lazy(), logs).collect() for logs in (LOGS, facts))
+    assert found.equals(expected)
+    # No row reads the aircraft N2, and the fact about N1 is as old as its tolerance after 30 minutes.
+    assert {name: each.collect().height for name, each in facts.items()} == {"hourly": 2, "leg": int(late <= 30)}
+
+
 def test_set_read_from_its_dictionary_is_equal_and_keeps_code_versions() -> None:
     chosen = FeatureSet([CLOCK.model_copy(update={"code_version": ""}), HOURLY, LEG, SLACK], leave_out=["leg__model"])
     again = FeatureSet.from_dict(chosen.to_dict())
