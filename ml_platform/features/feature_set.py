@@ -255,7 +255,7 @@ class FeatureSet:
         return register_io_source(batches, schema=schema)
 
     def facts_of(self, rows: pl.DataFrame, logs: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
-        """Return, in memory, the part of each of ``logs`` that :meth:`as_of` may read for ``rows``, by name of the view.
+        """Return, in memory, the part of each of ``logs`` that :meth:`as_of` may read for ``rows``, by view.
 
         Few rows that are read several times, such as with several watermarks, then cost one pass over each log. Raises
         as :meth:`as_of`.
