@@ -92,6 +92,18 @@ class AdoptedSegment:
     cleaned: bool = False
 
 
+def stored_sizes(state: StateStore) -> dict[str, int]:
+    """Return the stored bytes of the current version of each table with rows, by its name."""
+    column = lake_segments.c
+    query = (
+        sa.select(column.table_name, sa.func.sum(column.size_bytes))
+        .where(column.replaced_in.is_(None))
+        .group_by(column.table_name)
+    )
+    with state.read() as connection:
+        return {name: int(size) for name, size in connection.execute(query)}
+
+
 def combined_digest(digests: Iterable[str]) -> str:
     """Return the digest of the union of row multisets with these digests; one digest is its own union.
 

@@ -104,15 +104,73 @@ def record_step(state: StateStore, cost: StepCost) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class StepPeaks:
+    """The highest use of cores, memory and accelerators by any of ``steps``, and the sums of their times (seconds).
+
+    ``cores`` and ``gpus`` are means over a step, in which one that waits for data uses fewer.
+    """
+
+    steps: int
+    cores: float
+    memory_bytes: int
+    gpus: float
+    wall_seconds: float
+    gpu_seconds: float
+
+
+def step_peaks(state: StateStore, first: date, last: date, assets: Sequence[str]) -> dict[str, StepPeaks]:
+    """Return the peaks of each of ``assets`` with a successful step on the days from ``first`` to ``last``.
+
+    Single steps are kept for a shorter time than the sums of their days.
+    """
+    column = step_costs.c
+    query = (
+        sa.select(
+            *(column.asset, sa.func.count(), sa.func.max(column.cpu_seconds / column.wall_seconds)),
+            *(sa.func.max(column.peak_memory_bytes), sa.func.max(column.gpu_seconds / column.wall_seconds)),
+            *(sa.func.sum(column.wall_seconds), sa.func.sum(column.gpu_seconds)),
+        )
+        .where(
+            column.day.between(first.isoformat(), last.isoformat()),
+            column.asset.in_(assets),
+            column.failed.is_(False),
+            column.wall_seconds > 0,
+        )
+        .group_by(column.asset)
+    )
+    with state.read() as connection:
+        rows: Sequence[Any] = connection.execute(query).all()
+    return {
+        asset: StepPeaks(int(steps), float(cores), int(memory), float(gpus), float(wall), float(gpu))
+        for asset, steps, cores, memory, gpus, wall, gpu in rows
+    }
+
+
 def asset_days(
-    state: StateStore, first: date, last: date, *, domain: str | None = None, model: str | None = None
+    state: StateStore,
+    first: date,
+    last: date,
+    *,
+    domain: str | None = None,
+    model: str | None = None,
+    assets: Sequence[str] | None = None,
 ) -> list[AssetDay]:
-    """Return the sums of the days from ``first`` to ``last``, by day, domain and asset; of ``domain`` or ``model``."""
+    """Return the sums of the days from ``first`` to ``last``, by day, domain and asset.
+
+    Only those of ``domain``, of ``model``, or of ``assets`` with their checks.
+    """
     query = _days(sa.select(cost_days), first, last).order_by(cost_days.c.day, cost_days.c.domain, cost_days.c.asset)
     if domain is not None:
         query = query.where(cost_days.c.domain == domain)
     if model is not None:
         query = query.where(cost_days.c.model == model)
+    if assets is not None:
+        own = [
+            cost_days.c.asset.in_(assets),
+            *(cost_days.c.asset.startswith(f"{each}:", autoescape=True) for each in assets),
+        ]
+        query = query.where(sa.or_(*own))
     with state.read() as connection:
         return list(_asset_days(connection.execute(query)))
 

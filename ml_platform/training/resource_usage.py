@@ -36,6 +36,9 @@ class PriceList(Settings):
         default=0, ge=0, description="Price of a GB of memory for an hour, for the peak memory of a step."
     )
     written_gb: float = Field(default=0, ge=0, description="Price of a GB that is written to storage.")
+    stored_gb_month: float = Field(
+        default=0, ge=0, description="Price of a GB that is stored for 30 days; no step costs it, unused tables do."
+    )
 
     @property
     def are_declared(self) -> bool:

@@ -10,6 +10,7 @@ from ml_platform.alerts.alert import StoredAlert, worst_first
 from ml_platform.alerts.records import open_alerts
 from ml_platform.console.lineage import NO_LINEAGE, ProjectLineage, declared_lineage
 from ml_platform.console.load_check import project_digest
+from ml_platform.console.savings import NO_RESOURCES, DeclaredResources, declared_resources
 from ml_platform.console.site.model_overview import (
     Decision,
     DeclaredModel,
@@ -19,6 +20,7 @@ from ml_platform.console.site.model_overview import (
     without_declaration,
 )
 from ml_platform.data.contract_record import ContractResult, latest_result
+from ml_platform.data.domains import Budget, declared_budgets
 from ml_platform.monitoring.cost_records import Used, used_by_domain
 from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, all_desired_states
@@ -38,12 +40,17 @@ class DeclaredDataset:
 
 @dataclass(frozen=True)
 class Declarations:
-    """The declared models and datasets, the error of each domain that does not load, and the lineage of columns."""
+    """The declared models and datasets, the error of each domain that does not load, and the lineage of columns.
+
+    ``budgets`` are those of the domains, by name, and ``resources`` the declarations that cost something.
+    """
 
     models: Sequence[DeclaredModel]
     datasets: Sequence[DeclaredDataset]
     not_loaded: Mapping[str, str]
     lineage: ProjectLineage = NO_LINEAGE
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    resources: DeclaredResources = NO_RESOURCES
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class Attention:
 class HomeOverview:
     """The content of the home page. ``data`` has the last partition of each dataset, None before its first one.
 
-    ``alerts`` are the open ones, the worst first. ``costs`` are those of each domain since the month began (UTC).
+    ``alerts`` are the open ones, the worst first. ``costs`` are those of each domain since the month began (UTC), and
+    ``budgets`` the declared ones.
 
     ``failures`` are those of :func:`~resources.run_failures.unresolved_failures`.
     """
@@ -70,6 +78,7 @@ class HomeOverview:
     not_loaded: Mapping[str, str]
     alerts: Sequence[StoredAlert] = ()
     costs: Mapping[str, Used] = field(default_factory=dict)
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
     @property
     def attention(self) -> list[Attention]:
@@ -126,6 +135,8 @@ class DeclarationReader:
             datasets=[DeclaredDataset(each.name, each.domain) for each in project.components(Dataset)],
             not_loaded=project.not_loaded,
             lineage=declared_lineage(project),
+            budgets=declared_budgets(self._root / "assets"),
+            resources=declared_resources(project),
         )
 
 
@@ -151,6 +162,7 @@ def home_overview(
             not_loaded=declared.not_loaded,
             alerts=worst_first(open_alerts(audit.state)),
             costs=used_by_domain(audit.state, today.replace(day=1), today),
+            budgets=declared.budgets,
         )
 
 

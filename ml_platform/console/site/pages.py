@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.alerts.alert import StoredAlert, kind_of
 from ml_platform.console.costs import cost_text, duration_text
 from ml_platform.console.site.charts import heat, lines_chart, quality_chart, reliability_chart
+from ml_platform.console.site.costs_overview import CostsOverview
 from ml_platform.console.site.home_overview import HomeOverview
 from ml_platform.console.site.model_overview import ModelOverview
 from ml_platform.console.site.monthly_report import MonthlyReport
 from ml_platform.console.status import METRIC_LABELS
 from ml_platform.console.version_comparison import side_rows
 from ml_platform.evaluation.version_comparison import VersionComparison
+from ml_platform.monitoring.cost_budget import budget_use
 from resources.addresses import address
 
 if TYPE_CHECKING:
@@ -32,8 +34,14 @@ PAGES = {"Model card": "model_card/{model}/{partition}/card.html", "Drift": "dri
 
 def home_page(home: HomeOverview, currency: str | None = None) -> str:
     """Return the home page as HTML; costs are in ``currency``, or in hours of processors if nothing has a price."""
-    content = {"home": home, "cost": partial(cost_text, currency=currency)}
+    budgets = {name: budget_use(each, home.costs.get(name), currency) for name, each in home.budgets.items()}
+    content = {"home": home, "cost": partial(cost_text, currency=currency), "budgets": budgets}
     return render("home.html.j2", **content, webserver=address("webserver"), runbook=_runbook)
+
+
+def costs_page(costs: CostsOverview) -> str:
+    """Return the page of costs, budgets and savings as HTML."""
+    return render("costs.html.j2", found=costs, cost=partial(cost_text, currency=costs.report.currency))
 
 
 def model_page(model: ModelOverview, champions: Sequence[int], reports: Path, *, has_columns: bool = False) -> str:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ml_platform.console.costs import cost_report
 from ml_platform.console.lineage import RecordedLineage, recorded_lineage
 from ml_platform.console.link_redirects import LinkRedirects
+from ml_platform.console.savings import SavingSettings, read_saving_settings
 from ml_platform.console.site.comparison_pages import ComparisonError, ComparisonPages
+from ml_platform.console.site.costs_overview import costs_overview
 from ml_platform.console.site.home_overview import (
     DeclarationReader,
     DeclarationSource,
@@ -30,7 +32,7 @@ from ml_platform.console.site.lineage_pages import (
     model_lineage_page,
 )
 from ml_platform.console.site.model_overview import last_champions, model_overview
-from ml_platform.console.site.pages import documentation_page, home_page, missing_page, model_page
+from ml_platform.console.site.pages import costs_page, documentation_page, home_page, missing_page, model_page
 from ml_platform.console.site.platform_metrics import CONTENT_TYPE, PlatformMetrics, run_counts
 from ml_platform.console.site.recent import Recent
 from ml_platform.registry.audit import AuditLog
@@ -70,12 +72,15 @@ def site_app(
     docs: Path | None = None,
     prices: Callable[[], PriceList] = PriceList,
     metrics: PlatformMetrics | None = None,
+    home_folders: Home | None = None,
+    savings: Callable[[], SavingSettings] = SavingSettings,
 ) -> "Starlette":
     """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
 
     ``recorded`` returns the lineage of columns that materializations recorded there. ``docs`` is the folder of the
     documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts. ``prices`` returns
-    those of now. ``metrics`` gives the page `/metrics`; None: there is none.
+    those of now. ``metrics`` gives the page `/metrics`; None: there is none. ``savings`` returns when something counts
+    as unused; the running services in ``home_folders`` are counted for an idle endpoint.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -103,6 +108,11 @@ def site_app(
         has_columns = name in declared.current().lineage.models
         page = model_page(shown, last_champions(audit, name), reports, has_columns=has_columns)
         return HTMLResponse(page, headers=HEADERS)
+
+    def costs(_: "Request") -> "Response":
+        today = datetime.now(UTC).date()
+        found = costs_overview(audit.state, declared.current(), prices(), savings(), today, home_folders)
+        return HTMLResponse(costs_page(found), headers=HEADERS)
 
     def lineage(_: "Request") -> "Response":
         return HTMLResponse(lineage_overview(declared.current().lineage), headers=HEADERS)
@@ -161,6 +171,7 @@ def site_app(
             Route("/models/{name}", model),
             Route("/models/{name}/comparison", comparison),
             Route("/metrics", metrics_page),
+            Route("/costs", costs),
             Route("/lineage", lineage),
             Route("/lineage/models/{name}", columns_of_model),
             Route("/lineage/datasets/{name}", columns_of_dataset),
@@ -199,6 +210,8 @@ def main(port: int, root: Path) -> None:
             docs=REPOSITORY / "docs",
             prices=lambda: read_prices(REPOSITORY),
             metrics=PlatformMetrics(audit, declared, lambda: runs.current(0), currency, home),
+            home_folders=home,
+            savings=lambda: read_saving_settings(REPOSITORY),
         )
         uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, Decl
 from ml_platform.console.site.model_overview import DeclaredModel
 from ml_platform.console.site.server import site_app
 from ml_platform.data.contract_record import record_failed
+from ml_platform.data.domains import Budget
 from ml_platform.monitoring.cost_records import StepCost, Used, record_step
 from ml_platform.monitoring.label_doubts import Doubt
 from ml_platform.monitoring.performance import Period
@@ -84,6 +86,27 @@ def used_site(site: Site) -> Site:
     """A site whose first model has 30 days of records."""
     write_records(site.state, ["m00"], 30)
     return site
+
+
+def test_page_of_costs_has_the_budgets_and_what_could_be_saved(used_site: Site) -> None:
+    now = datetime.now(UTC)
+    record_step(
+        used_site.state,
+        StepCost("run", "m00/champion", 0, "domain_0", "m00", False, now, Used(cpu_seconds=5400.0, money=45.5)),
+    )
+    served = DesiredState(stable=ServedVersion(version="3", bento="m00/<b>"), weights={"stable": 100})
+    swap_desired_state(used_site.state, "m00", served, expected_generation=0)
+    budgets = {"domain_0": Budget(per_month=50), "empty": Budget(per_month=10, warn_at=0.5)}
+    used_site.declared = replace(used_site.declared, budgets=budgets)
+
+    page = used_site.page("/costs")
+    assert "45.5 of 50 USD (91 %)" in page
+    assert page.count("meter wait") == 1
+    assert "idle endpoint" in page
+    assert "Version 3 had no request in the last 14 days" in page
+    home = used_site.page("/")
+    assert "91 % of the budget" in home
+    assert 'href="/costs"' in home
 
 
 def test_reports_are_served_and_nothing_else(site: Site) -> None:
