@@ -40,6 +40,7 @@ def _shared_definitions() -> dg.Definitions:
     from ml_platform.components.platform_assets import platform_definitions
     from ml_platform.components.sensor_interval import sensor_seconds
     from resources.profiles import resources_of_profile
+    from resources.steps_executor import steps_executor
 
     return dg.Definitions.merge(
         platform_definitions(),
@@ -57,7 +58,6 @@ def _shared_definitions() -> dg.Definitions:
                     description="Materializes feature views and training sets when their inputs are new.",
                 ),
             ],
-            # One process per run: a separate process per step would repeat every import.
-            executor=dg.in_process_executor,
+            executor=steps_executor,
         ),
     )

@@ -6,8 +6,14 @@ from ml_platform.data.settings import Settings
 
 
 class Compute(Settings):
-    """Cores, memory and accelerators that a cluster reserves for the step; a single machine ignores them."""
+    """Cores, memory and accelerators that a cluster reserves for the step, and whether it has a process of its own.
+
+    A single machine reserves nothing; an isolated step has as many threads there as it declares cores.
+    """
 
     cpus: float = Field(default=1.0, gt=0, description="Number of CPU cores.")
     memory_gb: float | None = Field(default=None, gt=0, description="Memory in GiB; none: the default of the cluster.")
     gpus: int = Field(default=0, ge=0, description="Accelerators; at least 1 for a trainer that requires one.")
+    isolated: bool = Field(
+        default=False, description="Executes each step of its runs in a process of its own; a crash ends only the step."
+    )

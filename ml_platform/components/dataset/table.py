@@ -23,6 +23,7 @@ from ml_platform.components.metadata import description_with_unit, records_table
 from ml_platform.components.metered import metered
 from ml_platform.data.contract import Contract, ContractReport
 from ml_platform.data.quality_settings import CHECK
+from resources.isolated_steps import imports_tag
 from resources.lake import LakeResource
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def table(declared: DatasetDeclaration) -> dg.AssetsDefinition:
         # One step per range of partitions, so imports and start-up happen once.
         backfill_policy=dg.BackfillPolicy.single_run() if declared.partitions else None,
         deps=[dg.AssetKey(["datasets", name]) for name in declared.lookups],
+        op_tags=imports_tag("great_expectations"),
         check_specs=[
             *(
                 dg.AssetCheckSpec(name, asset=declared.key, description=description, blocking=True)

@@ -21,6 +21,7 @@ from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
 from resources.addresses import stored_address
 from resources.dagster_home import HomeResource
+from resources.isolated_steps import imports_tag
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
@@ -54,6 +55,7 @@ def evaluation(model: ModelAssets) -> dg.AssetsDefinition:
         partitions_def=model.partitions_def,
         deps=[*model.candidate_keys.values(), model.key("training_set")],
         code_version=model.evaluation_code_version,
+        op_tags=imports_tag("mlflow"),
         metadata={COVERED_CODE: code_metadata(model.evaluation_functions, model.evaluation_settings)},
         check_specs=[
             dg.AssetCheckSpec(gate.name, asset=key, description=(gate.__doc__ or "").split("\n")[0])

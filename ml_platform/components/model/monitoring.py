@@ -14,6 +14,7 @@ from ml_platform.components.stores import open_stores
 from ml_platform.monitoring.outcomes import outcomes_table
 from ml_platform.monitoring.prediction_log import predictions_table
 from resources.dagster_home import HomeResource
+from resources.isolated_steps import imports_tag
 from resources.lake import LakeResource
 from resources.mlflow import MlflowResource
 from resources.online_store import OnlineStoreResource
@@ -170,6 +171,7 @@ def drift(model: ModelAssets) -> dg.AssetsDefinition:
                 for name, monitor in model.declared.monitors.own.items()
             ),
         ],
+        op_tags=imports_tag("evidently", "mlflow"),
         **model.shared_arguments("evidently"),
     )
     @metered

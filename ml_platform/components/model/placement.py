@@ -5,10 +5,16 @@ from typing import Any
 
 from ml_platform.training.resource_usage import gpu_count
 from ml_platform.training.trainer import TrainerSettings, uses_gpu
+from resources.isolated_steps import imports_tag
 from resources.orchestration import GPU_POOL
+from resources.step_process import THREADS_TAG
+from resources.steps_executor import ISOLATED_TAG
 
 RAY_TAG, KUBERNETES_TAG = "dagster-ray/config", "dagster-k8s/config"
 GIB = 1024**3
+
+LIBRARIES = {"lightgbm": "lightgbm", "torch": "torch", "sklearn": "sklearn"}
+"""The library of each built-in trainer that the lock installs."""
 
 
 def pool_of(declared: TrainerSettings, of_domain: str | None = None) -> str | None:
@@ -20,6 +26,17 @@ def pool_of(declared: TrainerSettings, of_domain: str | None = None) -> str | No
     if gpu_count_of(declared) or (uses_gpu(declared) and _local_gpu_count()):
         return GPU_POOL
     return of_domain
+
+
+def step_tags(declared: TrainerSettings) -> dict[str, Any]:
+    """Return all tags of the step that fits ``declared``: its libraries, its resources and its isolation."""
+    compute, library = declared.compute, LIBRARIES.get(declared.trainer)
+    tags = {**imports_tag("mlflow", *([library] if library else [])), **placement_tags(declared)}
+    if compute is not None and compute.isolated:
+        tags[ISOLATED_TAG] = "true"
+    if compute is not None and "cpus" in compute.model_fields_set:
+        tags[THREADS_TAG] = str(max(1, int(compute.cpus)))
+    return tags
 
 
 def placement_tags(declared: TrainerSettings) -> dict[str, Any]:

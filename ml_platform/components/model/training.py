@@ -13,7 +13,7 @@ from ml_platform.components.materializations import COVERED_CODE, table_metadata
 from ml_platform.components.metadata import inline_image, label_metadata, training_set_schema, trials_table
 from ml_platform.components.metered import metered
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.components.model.placement import placement_tags, pool_of
+from ml_platform.components.model.placement import pool_of, step_tags
 from ml_platform.components.stores import open_stores
 from ml_platform.data.partitions import PartitionScheme
 from ml_platform.features.view import FeatureView
@@ -172,7 +172,7 @@ def candidate(model: ModelAssets, trainer: str) -> dg.AssetsDefinition:
         code_version=candidate_version(model, declared),
         metadata={COVERED_CODE: _covered_code(model, declared)},
         pool=pool_of(declared, model.fits_pool),
-        op_tags=placement_tags(declared),
+        op_tags=step_tags(declared),
         check_specs=[
             dg.AssetCheckSpec(
                 FITTED, asset=model.candidate_keys[trainer], description="The trainer has a version of these inputs."

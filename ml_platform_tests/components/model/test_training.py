@@ -34,8 +34,11 @@ from ml_platform_tests.components.delivery_home import FAST, PlatformFixture, op
 from ml_platform_tests.components.delivery_model import MONTHS, delivery_model
 from ml_platform_tests.components.step_usage import without_usage
 from resources.home import Home
+from resources.isolated_steps import IMPORTS_TAG
 from resources.mlflow import MlflowResource
 from resources.orchestration import open_instance
+from resources.step_process import THREADS_TAG
+from resources.steps_executor import ISOLATED_TAG
 
 NOT_IN_FEBRUARY = (
     pl.when(pl.col("predict_at").dt.month() == 2).then(None).otherwise(pl.col("label")).cast(pl.Int8).alias("label")
@@ -312,10 +315,15 @@ def test_candidate_waits_in_the_outbox_while_the_tracking_server_is_down(
 def test_declared_resources_become_tags_for_ray_and_kubernetes() -> None:
     model = with_trainers(
         plain={},
-        large={"compute": {"cpus": 4, "memory_gb": 8}},
+        large={"compute": {"cpus": 4, "memory_gb": 8, "isolated": True}},
         gpu={"trainer": "torch", "requires": "gpu", "compute": {"cpus": 2}},
     )
     plain, large, gpu = (training.candidate(model, name) for name in ("plain", "large", "gpu"))
+    assert ISOLATED_TAG not in plain.op.tags
+    assert ISOLATED_TAG not in gpu.op.tags
+    assert large.op.tags[ISOLATED_TAG] == "true"
+    assert (plain.op.tags.get(THREADS_TAG), large.op.tags[THREADS_TAG]) == (None, "4")
+    assert (plain.op.tags[IMPORTS_TAG], gpu.op.tags[IMPORTS_TAG]) == ("mlflow,lightgbm", "mlflow,torch")
     assert not {RAY_TAG, KUBERNETES_TAG} & plain.op.tags.keys()
     assert json.loads(large.op.tags[RAY_TAG]) == {"num_gpus": 0, "num_cpus": 4.0, "memory": 8 * 1024**3}
     assert json.loads(large.op.tags[KUBERNETES_TAG]) == {
