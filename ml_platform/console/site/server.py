@@ -1,8 +1,8 @@
-"""Serves the home page, the pages of models and the reports: `python -m ml_platform.console.site.server PORT HOME`.
+"""Serves the home page, pages of models and reports: `python -m ml_platform.console.site.server PORT HOME [HOST]`.
 
 The reports are files below a folder of the home: Data Docs, drift reports and model cards. Only files are served: no
 list of a folder, and no link that leads out of it. Requests that name another host are refused, so a web page that
-binds its name to this machine reads nothing.
+binds its name to this machine reads nothing. With another HOST than loopback, a proxy in front has to check that.
 """
 
 import re
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ FAILURES_SHOWN = 8
 COST_DAYS = 30
 """Days whose costs a model's page shows."""
 
+ANY_HOST = ("*",)
 VERSION = re.compile("[1-9][0-9]{0,8}")
 
 HEADERS = {
@@ -74,13 +76,15 @@ def site_app(
     metrics: PlatformMetrics | None = None,
     home_folders: Home | None = None,
     savings: Callable[[], SavingSettings] = SavingSettings,
+    hosts: Sequence[str] = ALLOWED_HOSTS,
 ) -> "Starlette":
     """Return the application of the folder ``reports``; ``failures`` returns those of Dagster's instance.
 
     ``recorded`` returns the lineage of columns that materializations recorded there. ``docs`` is the folder of the
     documentation, whose pages are shown below `/docs/`, such as the runbooks of alerts. ``prices`` returns
     those of now. ``metrics`` gives the page `/metrics`; None: there is none. ``savings`` returns when something counts
-    as unused; the running services in ``home_folders`` are counted for an idle endpoint.
+    as unused; the running services in ``home_folders`` are counted for an idle endpoint. ``hosts`` are the host names
+    that requests may name.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -178,12 +182,12 @@ def site_app(
             Route("/docs/{path:path}", documentation),
             Mount("/", files),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS), Middleware(LinkRedirects)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(LinkRedirects)],
     )
 
 
-def main(port: int, root: Path) -> None:
-    """Serve the home at ``root`` on ``port`` of this machine until the process ends."""
+def main(port: int, root: Path, host: str = LOOPBACK) -> None:
+    """Serve the home at ``root`` on ``port`` of the address ``host`` until the process ends."""
     import uvicorn
 
     from ml_platform.steps.prices import read_prices
@@ -212,9 +216,10 @@ def main(port: int, root: Path) -> None:
             metrics=PlatformMetrics(audit, declared, lambda: runs.current(0), currency, home),
             home_folders=home,
             savings=lambda: read_saving_settings(REPOSITORY),
+            hosts=ALLOWED_HOSTS if ip_address(host).is_loopback else ANY_HOST,
         )
-        uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
+        uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])

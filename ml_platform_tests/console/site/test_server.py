@@ -17,7 +17,7 @@ from ml_platform.alerts.lifecycle import transitions
 from ml_platform.alerts.records import store_transitions
 from ml_platform.console.site.home_overview import NO_DOMAIN, Declarations, DeclaredDataset
 from ml_platform.console.site.model_overview import DeclaredModel
-from ml_platform.console.site.server import site_app
+from ml_platform.console.site.server import ANY_HOST, site_app
 from ml_platform.data.contract_record import record_failed
 from ml_platform.data.domains import Budget
 from ml_platform.monitoring.cost_records import StepCost, Used, record_step
@@ -122,6 +122,15 @@ def test_reports_are_served_and_nothing_else(site: Site) -> None:
 def test_request_that_names_another_host_is_refused(site: Site, host: str, status: int) -> None:
     answers = site.answers(("GET", "/drift/report.html"), ("GET", "/"), host=host)
     assert [each.status_code for each in answers] == [status, status]
+
+
+def test_any_host_may_be_named_where_a_proxy_checks_it(site: Site) -> None:
+    async def send() -> int:
+        app = site_app(site.reports, AuditLog(site.state), site, list, hosts=ANY_HOST)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.7:3001") as client:
+            return (await client.get("/drift/report.html")).status_code
+
+    assert asyncio.run(send()) == 200
 
 
 def test_home_page_of_a_new_home_says_what_is_missing(site: Site) -> None:
