@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting onnx kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture lock lock-kubernetes clean
+.PHONY: help install boosting onnx ray kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture lock lock-kubernetes clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ boosting: install  ## Install the libraries of the trainers xgboost and catboost
 
 onnx: install    ## Install the library of the transformer onnx
 	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/onnx.txt
+
+ray: install     ## Install the libraries for steps on a Ray cluster
+	$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement deploy/ray.txt
 
 # In an environment of its own: the pins of checkov do not fit the lock.
 kubernetes: install  ## Install helm, kubectl and checkov for the tests of deploy/

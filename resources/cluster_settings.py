@@ -149,6 +149,14 @@ class MlflowSettings(Settings):
     )
 
 
+class RaySettings(Settings):
+    """The Ray cluster that executes the steps with declared resources."""
+
+    address: str = Field(
+        default="", description="Address of the dashboard: http://head:8265; empty: steps execute where their run does."
+    )
+
+
 class ClusterSettings(Settings):
     """The services behind the profile `cluster`."""
 
@@ -156,6 +164,7 @@ class ClusterSettings(Settings):
     object_store: ObjectStoreSettings = Field(description="The object store.")
     valkey: ValkeySettings = Field(description="The server of the online store.")
     mlflow: MlflowSettings = Field(default_factory=MlflowSettings, description="MLflow's tracking server.")
+    ray: RaySettings = Field(default_factory=RaySettings, description="The Ray cluster.")
 
 
 def settings_file(environment: Mapping[str, str] = os.environ) -> Path:

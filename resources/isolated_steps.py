@@ -21,6 +21,7 @@ from dagster._core.executor.base import Executor
 from dagster._utils import get_run_crash_explanation
 from dagster_shared.error import SerializableErrorInfo
 
+from resources.ray_steps import RAY_TAG, RayStep
 from resources.step_process import StepProcess, StepRequest
 
 IMPORTS_TAG = "ml_platform/imports"
@@ -45,11 +46,15 @@ class IsolatedSteps(Executor):
     """Executes at most ``max_concurrent`` steps at a time, each in a process forked from this one.
 
     The forked processes have the definitions and libraries that this one has. It must have started no computation
-    (:func:`~resources.step_process.hindrances_to_fork`).
+    (:func:`~resources.step_process.hindrances_to_fork`). Steps with resources for Ray go to the cluster at
+    ``ray_address``, if there is one.
     """
 
-    def __init__(self, max_concurrent: int, termination_seconds: float = TERMINATION_SECONDS) -> None:
+    def __init__(
+        self, max_concurrent: int, ray_address: str = "", termination_seconds: float = TERMINATION_SECONDS
+    ) -> None:
         self.max_concurrent = max_concurrent
+        self.ray_address = ray_address
         self.termination_seconds = termination_seconds
 
     @property
@@ -135,7 +140,8 @@ class _Execution:
             self._running[step.key] = StepProcess(self._request(step))
 
     def _request(self, step: ExecutionStep) -> StepRequest:
-        context = self._context
+        context, retries, known_state = self._context, self._executor.retries, self._active.get_known_state()
+        address = self._executor.ray_address if RAY_TAG in (step.tags or {}) else ""
         return StepRequest(
             key=step.key,
             tags=step.tags or {},
@@ -143,9 +149,10 @@ class _Execution:
             run=context.dagster_run,
             run_config=context.run_config,
             instance=context.instance.get_ref(),
-            retry_mode=self._executor.retries,
-            known_state=self._active.get_known_state(),
+            retry_mode=retries,
+            known_state=known_state,
             plan=self._plan,
+            ray=RayStep(address, step, context, retries, known_state) if address else None,
         )
 
     def _wait(self) -> None:

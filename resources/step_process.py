@@ -31,6 +31,7 @@ from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
 from resources.buffered_events import BufferedEvents
+from resources.ray_steps import RayStep, execute_on_ray
 from resources.step_output import StepOutput
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class StepRequest:
-    """One attempt of the step ``key`` of ``run``."""
+    """One attempt of the step ``key`` of ``run``; with ``ray`` its process only submits and follows a Ray job."""
 
     key: str
     tags: Mapping[str, str]
@@ -66,6 +67,7 @@ class StepRequest:
     retry_mode: RetryMode
     known_state: KnownExecutionState
     plan: "ExecutionPlan"
+    ray: RayStep | None = None
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,19 @@ def hindrances_to_fork() -> list[str]:
 
 def _execute(request: StepRequest, sender: Connection, parent: int) -> None:
     """Execute the step in this process, then send its events and :class:`StepEnd`."""
-    # A run that is tried again must not meet steps of its killed process.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A run that is tried again must not meet steps of its killed process; a Ray job must be stopped first.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT if request.ray else signal.SIGKILL)
     if os.getppid() != parent:
         return
     _limit_threads(request.tags.get(THREADS_TAG, ""))
     messages: list[DagsterEvent | StepEnd] = []
     with capture_interrupts():
         try:
-            with dg.DagsterInstance.from_ref(request.instance) as instance, _stored_in_groups(instance):
-                messages += _events(request, instance)
+            if request.ray is not None:
+                messages += execute_on_ray(request.ray)
+            else:
+                with dg.DagsterInstance.from_ref(request.instance) as instance, _stored_in_groups(instance):
+                    messages += _events(request, instance)
             messages.append(StepEnd(None))
         except (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError):
             messages.append(StepEnd(serializable_error_info_from_exc_info(sys.exc_info())))

@@ -18,6 +18,7 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from ml_platform.errors import PlatformError, listed
 from resources.isolated_steps import IsolatedSteps
+from resources.ray_steps import RAY_TAG, ray_address
 from resources.step_process import hindrances_to_fork
 
 STEPS_VARIABLE = "ML_PLATFORM_STEPS"
@@ -37,11 +38,12 @@ class StepsExecutor(Executor):
     """Executes the steps of a run in its process, or each in a process of its own.
 
     ``isolated`` None follows the declarations: a plan with a step that declares isolation is isolated as a whole,
-    because the steps in the process of the run would start threads that a fork does not survive.
+    because the steps in the process of the run would start threads that a fork does not survive. So is a plan with a
+    step for the Ray cluster at ``ray_address``.
     """
 
-    def __init__(self, isolated: bool | None, max_concurrent: int) -> None:
-        self.isolated, self.max_concurrent = isolated, max_concurrent
+    def __init__(self, isolated: bool | None, max_concurrent: int, ray_address: str = "") -> None:
+        self.isolated, self.max_concurrent, self.ray_address = isolated, max_concurrent, ray_address
 
     @property
     def retries(self) -> RetryMode:
@@ -51,7 +53,7 @@ class StepsExecutor(Executor):
         """Yield the events of all steps of the plan."""
         chosen: Executor = InProcessExecutor(self.retries)
         if self.isolates(execution_plan) and not plan_context.instance.is_ephemeral:
-            chosen = IsolatedSteps(self.max_concurrent)
+            chosen = IsolatedSteps(self.max_concurrent, self.ray_address)
             if hindrances := hindrances_to_fork():
                 found = listed(hindrances)
                 yield DagsterEvent.engine_event(
@@ -66,8 +68,8 @@ class StepsExecutor(Executor):
         """Return whether each step of ``plan`` gets a process of its own."""
         if self.isolated is not None:
             return self.isolated
-        steps = map(plan.get_step_by_key, plan.step_keys_to_execute)
-        return any((each.tags or {}).get(ISOLATED_TAG) == "true" for each in steps)
+        tags = [plan.get_step_by_key(key).tags or {} for key in plan.step_keys_to_execute]
+        return any(each.get(ISOLATED_TAG) == "true" or (bool(self.ray_address) and RAY_TAG in each) for each in tags)
 
 
 @dg.executor(
@@ -93,6 +95,7 @@ def steps_executor(context: dg.InitExecutorContext) -> StepsExecutor:
     return StepsExecutor(
         isolated=isolated if isolated is not None else isolated_by_environment(),
         max_concurrent=config.get("max_concurrent") or len(os.sched_getaffinity(0)),
+        ray_address=ray_address(),
     )
 
 

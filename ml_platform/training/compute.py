@@ -14,6 +14,9 @@ class Compute(Settings):
     cpus: float = Field(default=1.0, gt=0, description="Number of CPU cores.")
     memory_gb: float | None = Field(default=None, gt=0, description="Memory in GiB; none: the default of the cluster.")
     gpus: int = Field(default=0, ge=0, description="Accelerators; at least 1 for a trainer that requires one.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources of a Ray cluster by name, and how much of each."
+    )
     isolated: bool = Field(
         default=False, description="Executes each step of its runs in a process of its own; a crash ends only the step."
     )

@@ -7,10 +7,11 @@ from ml_platform.training.resource_usage import gpu_count
 from ml_platform.training.trainer import TrainerSettings, uses_gpu
 from resources.isolated_steps import imports_tag
 from resources.orchestration import GPU_POOL
+from resources.ray_steps import RAY_TAG
 from resources.step_process import THREADS_TAG
 from resources.steps_executor import ISOLATED_TAG
 
-RAY_TAG, KUBERNETES_TAG = "dagster-ray/config", "dagster-k8s/config"
+KUBERNETES_TAG = "dagster-k8s/config"
 GIB = 1024**3
 
 LIBRARIES = {"lightgbm": "lightgbm", "torch": "torch", "sklearn": "sklearn"}
@@ -44,7 +45,7 @@ def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
     compute, gpus = declared.compute, gpu_count_of(declared)
     if compute is None and not gpus:
         return {}
-    ray: dict[str, float] = {"num_gpus": gpus}
+    ray: dict[str, Any] = {"num_gpus": gpus}
     requests: dict[str, str] = {}
     if compute is not None:
         ray["num_cpus"] = compute.cpus
@@ -52,6 +53,8 @@ def placement_tags(declared: TrainerSettings) -> dict[str, Any]:
     if compute is not None and compute.memory_gb is not None:
         ray["memory"] = int(compute.memory_gb * GIB)
         requests["memory"] = f"{int(compute.memory_gb * 1024)}Mi"
+    if compute is not None and compute.resources:
+        ray["resources"] = compute.resources
     # Only memory and GPUs get a limit; processor time is shared.
     limits = {name: amount for name, amount in requests.items() if name == "memory"}
     if gpus:

@@ -21,7 +21,7 @@ from dagster._core.log_manager import DagsterLogManager
 
 from ml_platform.components.model import evaluation, training
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.components.model.placement import KUBERNETES_TAG, RAY_TAG, pool_of
+from ml_platform.components.model.placement import KUBERNETES_TAG, pool_of
 from ml_platform.data.lake import LakeError
 from ml_platform.registry.models import ModelError
 from ml_platform.registry.outbox import Outbox
@@ -37,6 +37,7 @@ from resources.home import Home
 from resources.isolated_steps import IMPORTS_TAG
 from resources.mlflow import MlflowResource
 from resources.orchestration import open_instance
+from resources.ray_steps import RAY_TAG
 from resources.step_process import THREADS_TAG
 from resources.steps_executor import ISOLATED_TAG
 
@@ -315,7 +316,7 @@ def test_candidate_waits_in_the_outbox_while_the_tracking_server_is_down(
 def test_declared_resources_become_tags_for_ray_and_kubernetes() -> None:
     model = with_trainers(
         plain={},
-        large={"compute": {"cpus": 4, "memory_gb": 8, "isolated": True}},
+        large={"compute": {"cpus": 4, "memory_gb": 8, "resources": {"spot": 0.5}, "isolated": True}},
         gpu={"trainer": "torch", "requires": "gpu", "compute": {"cpus": 2}},
     )
     plain, large, gpu = (training.candidate(model, name) for name in ("plain", "large", "gpu"))
@@ -325,7 +326,12 @@ def test_declared_resources_become_tags_for_ray_and_kubernetes() -> None:
     assert (plain.op.tags.get(THREADS_TAG), large.op.tags[THREADS_TAG]) == (None, "4")
     assert (plain.op.tags[IMPORTS_TAG], gpu.op.tags[IMPORTS_TAG]) == ("mlflow,lightgbm", "mlflow,torch")
     assert not {RAY_TAG, KUBERNETES_TAG} & plain.op.tags.keys()
-    assert json.loads(large.op.tags[RAY_TAG]) == {"num_gpus": 0, "num_cpus": 4.0, "memory": 8 * 1024**3}
+    assert json.loads(large.op.tags[RAY_TAG]) == {
+        "num_gpus": 0,
+        "num_cpus": 4.0,
+        "memory": 8 * 1024**3,
+        "resources": {"spot": 0.5},
+    }
     assert json.loads(large.op.tags[KUBERNETES_TAG]) == {
         "container_config": {
             "resources": {"requests": {"cpu": "4", "memory": "8192Mi"}, "limits": {"memory": "8192Mi"}}
