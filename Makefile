@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting onnx ray kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture lock lock-kubernetes clean
+.PHONY: help install boosting onnx ray kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture ci-model lock lock-kubernetes clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,6 +89,25 @@ lint: install    ## Check style, format, types and import contracts
 format: install  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The candidate that a pull request is compared by. Its home is kept between runs of the default branch, whose champion
+# is compared; only there a candidate is promoted (CI_PROMOTE=1).
+CI_DOMAIN ?= aviation
+CI_MODEL  ?= departure_risk
+CI_FIRST  ?= 2013-01
+CI_LAST   ?= 2013-03
+CI_REPORT ?= ci_report
+CI_PROMOTE ?=
+CI_STEPS  := key:"$(CI_MODEL)/candidate_lightgbm" or key:"$(CI_MODEL)/evaluation" or key:"$(CI_MODEL)/drift" or key:"$(CI_MODEL)/model_card"
+
+ci-model: export ML_PLATFORM_HOME ?= $(CURDIR)/.ci_home
+ci-model: export ML_PLATFORM_OVERLAY ?= $(CURDIR)/deploy/ci/overlay.yaml
+ci-model: install  ## Check contracts on sample data, train a small candidate, and write its report into ci_report/
+	$(BIN)/ml-platform check
+	$(BIN)/ml-platform land $(CI_DOMAIN) --through $(CI_LAST)
+	$(BIN)/ml-platform materialize --select '+key:"$(CI_MODEL)/training_set"' --partitions $(CI_FIRST)...$(CI_LAST)
+	$(BIN)/ml-platform materialize --select '$(CI_STEPS)$(if $(CI_PROMOTE), or key:"$(CI_MODEL)/champion")' --partitions $(CI_LAST)
+	$(BIN)/ml-platform ci report --model $(CI_MODEL) --out $(CI_REPORT)
 
 docs: install    ## Build the documentation site with its generated reference into site/
 	$(BIN)/python docs/generate_reference.py

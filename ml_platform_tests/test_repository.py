@@ -31,7 +31,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COPYLEFT = re.compile(r"\b[AL]?GPL|GNU (?:\w+ )?General Public|\bEPL|Eclipse Public", re.IGNORECASE)
 MOZILLA = re.compile(r"\bMPL|Mozilla Public", re.IGNORECASE)
 
-CI_TARGETS = {"lint", "test-fast", "test", "docs"}
+CI_TARGETS = {"lint", "test-fast", "test", "docs", "ci-model"}
+WORKFLOWS = (".github/workflows/ci.yml", ".github/workflows/model.yml")
+COMMENT = "comment"
+"""Job of both pipelines that posts the report of the candidate."""
 
 
 def load(path: str) -> Any:
@@ -275,8 +278,9 @@ def filled_in(command: str, values: dict[str, str]) -> str:
 
 
 def github_commands() -> Iterator[str]:
-    """Yield the commands of the workflow, for each combination in a job's matrix."""
-    for job in load(".github/workflows/ci.yml")["jobs"].values():
+    """Yield the commands of the workflows, for each combination in a job's matrix."""
+    jobs = {name: job for each in WORKFLOWS for name, job in load(each)["jobs"].items()}
+    for job in (job for name, job in jobs.items() if name != COMMENT):
         matrix = job.get("strategy", {}).get("matrix", {})
         for cell in product(*matrix.values()):
             values = dict(zip(matrix, cell, strict=True))
@@ -307,20 +311,52 @@ def test_pipeline_calls_make_targets_that_exist(commands: Callable[[], Iterator[
 
 
 def test_pipelines_use_the_python_of_the_project() -> None:
-    steps = [step for job in load(".github/workflows/ci.yml")["jobs"].values() for step in job["steps"]]
+    steps = [step for each in WORKFLOWS for job in load(each)["jobs"].values() for step in job["steps"]]
     versions = [step["with"]["python-version"] for step in steps if "setup-python" in step.get("uses", "")]
-    assert versions == ["3.11"]
+    assert versions == ["3.11"] * len(WORKFLOWS)
     assert re.fullmatch(r"python:3\.11(?:-\w+)?", load(".gitlab-ci.yml")["image"])
     assert PROJECT["requires-python"] == ">=3.11,<3.12"
 
 
-def test_github_workflow_has_read_access_only() -> None:
-    workflow = load(".github/workflows/ci.yml")
+@pytest.mark.parametrize("path", WORKFLOWS)
+def test_github_workflow_has_read_access_only_where_code_of_the_repository_runs(path: str) -> None:
+    workflow = load(path)
     assert workflow["permissions"] == {"contents": "read"}
-    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == []
+    own = {name: job for name, job in workflow["jobs"].items() if "permissions" in job}
+    assert [job["permissions"] for job in own.values()] == [{"pull-requests": "write"}] * (COMMENT in own)
+    assert set(own) <= {COMMENT}
+    # The job that may write checks nothing out, so no code of a pull request runs there.
+    assert not [step for job in own.values() for step in job["steps"] if "checkout" in step.get("uses", "")]
     checkouts = [s for job in workflow["jobs"].values() for s in job["steps"] if "checkout" in s.get("uses", "")]
     assert [step["with"]["persist-credentials"] for step in checkouts] == [False]
-    assert "secrets." not in (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "secrets." not in (ROOT / path).read_text()
+    assert "pull_request_target" not in (ROOT / path).read_text()
+
+
+def test_reports_are_posted_from_the_folder_that_the_make_target_writes() -> None:
+    recipe = makefile_recipe("ci-model")
+    assert any("ci report" in line for line in recipe)
+    folder = re.search(r"^CI_REPORT \?= (\w+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert folder
+    jobs = load(".github/workflows/model.yml")["jobs"]
+    uploads = [step["with"] for step in jobs["candidate"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert [each["path"] for each in uploads] == [folder[1]]
+    assert "comment.md" in jobs[COMMENT]["steps"][-1]["run"]
+    gitlab = load(".gitlab-ci.yml")
+    assert gitlab["ci-model"]["artifacts"]["paths"] == [folder[1]]
+    assert f"{folder[1]}/comment.md" in gitlab[COMMENT]["script"][0]
+
+
+def test_overlay_of_the_pipeline_fits_the_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ml_platform.components.model.component import Model
+    from ml_platform.components.overlay import OVERLAY_VARIABLE
+    from ml_platform.components.project import read_project
+
+    monkeypatch.setenv(OVERLAY_VARIABLE, str(ROOT / "deploy/ci/overlay.yaml"))
+    project = read_project(ROOT)
+    project.require_all()
+    (model,) = project.components(Model)
+    assert model.trainers["lightgbm"].settings["max_rounds"] == 60
 
 
 # Issue forms and help.

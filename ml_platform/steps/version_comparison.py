@@ -93,6 +93,23 @@ def compare_versions(
         importance=_importance(*(each.fitted.importance() for each in stored)),
         added_features=[name for name in features[1] if name not in features[0]],
         removed_features=[name for name in features[0] if name not in features[1]],
+        **vars(manifest_changes(*manifests)),
+    )
+
+
+@dataclass(frozen=True)
+class ManifestChanges:
+    """The differences of two manifests: settings of the fit, data, and libraries that the lock does not pin."""
+
+    settings: list[Change]
+    data: list[Change]
+    libraries: list[Change]
+
+
+def manifest_changes(first: Manifest, second: Manifest) -> ManifestChanges:
+    """Return what ``first`` and ``second`` do not share."""
+    manifests = first, second
+    return ManifestChanges(
         settings=_changes(*(_flat(_settings(each)) for each in manifests)),
         data=_changes(*(_data(each) for each in manifests)),
         libraries=_changes(*(each.libraries for each in manifests)),
@@ -196,21 +213,27 @@ def metric_comparisons(evidence: Evidence) -> list[MetricComparison]:
     return metrics
 
 
+def slice_comparisons(model: BoundModel, evidence: Evidence) -> list[SliceComparison]:
+    """Return the comparison of candidate and champion in each slice of ``model`` with enough rows, the weakest first.
+
+    It is by the metric of slices of the task; without declared slices or a champion there is none.
+    """
+    if not model.slice_fields or CHAMPION not in evidence.predictions:
+        return []
+    declared = {
+        "columns": model.slice_fields,
+        "metric": evidence.task.slice_metric,
+        "margin": 0.0,
+        "minimum_support": model.declared.evaluation.minimum_support,
+    }
+    compared, _ = compare_slices(evidence, SliceSettings.model_validate(declared), CHAMPION)
+    # With a margin of 0, the test of two equal predictions has nothing to decide on.
+    proven = [replace(each, proven_worse=each.proven_worse and each.difference.value < 0) for each in compared]
+    return sorted(proven, key=lambda each: each.difference.value)
+
+
 def _measured(model: BoundModel, evidence: Evidence) -> _Measured:
-    metrics = metric_comparisons(evidence)
-    slices: list[SliceComparison] = []
-    if model.slice_fields:
-        declared = {
-            "columns": model.slice_fields,
-            "metric": evidence.task.slice_metric,
-            "margin": 0.0,
-            "minimum_support": model.declared.evaluation.minimum_support,
-        }
-        compared, _ = compare_slices(evidence, SliceSettings.model_validate(declared), CHAMPION)
-        # With a margin of 0, the test of two equal predictions has nothing to decide on.
-        proven = [replace(each, proven_worse=each.proven_worse and each.difference.value < 0) for each in compared]
-        slices = sorted(proven, key=lambda each: each.difference.value)
-    return _Measured(metrics, slices, _reliability(evidence))
+    return _Measured(metric_comparisons(evidence), slice_comparisons(model, evidence), _reliability(evidence))
 
 
 def _reliability(evidence: Evidence) -> list[Reliability]:

@@ -1,6 +1,7 @@
 """From candidate to champion with the real assets: skipped fits, verdicts, approvals, promotion and reproduction."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,10 @@ import assets
 from ml_platform.components.model import evaluation, model_card, promotion, serving, training
 from ml_platform.components.model.model_assets import ModelAssets
 from ml_platform.components.stores import open_stores
+from ml_platform.console.ci.report import ci_report
+from ml_platform.console.ci.report_files import write_files
+from ml_platform.console.lineage import DatasetColumns, ModelInputs, ProjectLineage
+from ml_platform.data.contract import ColumnRule
 from ml_platform.data.contract_record import broken_contracts, record_failed, record_passed
 from ml_platform.data.digest import content_hash
 from ml_platform.data.lake import Lake
@@ -430,6 +435,40 @@ def test_run_with_a_rejected_candidate_succeeds_with_its_card_and_makes_nothing_
     assert f"| auc | {made['evaluation']['auc']:.4f} | " in summary
     assert "/model_card/late/2013-04/card.html)" in summary
     assert "/v1/late/predict)" in summary
+
+
+def test_report_of_a_pull_request_compares_the_last_candidate_with_the_champion(
+    platform: PlatformFixture, tmp_path: Path
+) -> None:
+    rule = ColumnRule(name="shop", type="string", description="Shop")
+    lineage = ProjectLineage(
+        {},
+        {"late": ModelInputs("late", "shops", [], "shop:rows", ["deliveries"], [])},
+        {"deliveries": DatasetColumns("deliveries", "shops", {"shop": rule}, [])},
+    )
+    found = ci_report(delivery_model(), "2013-04", platform.stores, lineage)
+    assert (found.champion, found.verdict.partition) == (1, "2013-04")
+    evidence = load_evidence(delivery_model(), found.verdict, platform.home)
+    auc = next(each for each in found.metrics if each.metric == "auc")
+    assert auc.first is not None
+    assert auc.second is not None
+    assert auc.improvement is not None
+    assert auc.first.value == pytest.approx(
+        evidence.task.score(evidence.label, evidence.predictions["champion"])["auc"]
+    )
+    assert auc.improvement.value == pytest.approx(auc.second.value - auc.first.value)
+    assert found.changes is not None
+    assert {each.name: (each.first, each.second) for each in found.changes.data}["partition"] == ("2013-03", "2013-04")
+    assert found.datasets[0].passed == len(MONTHS)
+
+    files = write_files(found, tmp_path, "https://images.example/7/")
+    text, comment = files.report.read_text(), files.comment.read_text()
+    assert f"| AUC | {auc.second.value:.4f} (" in text
+    assert "Verdict: **REJECT**" in text  # the model card
+    images = re.findall(r"!\[.*?\]\((images/.*?)\)", text)
+    assert len(images) == 3
+    assert all((tmp_path / each).read_bytes().startswith(b"\x89PNG") for each in images)
+    assert "(https://images.example/7/improvement_over_the_champion.png)" in comment
 
 
 def evidence_of(platform: PlatformFixture, verdict: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""The report of a candidate for a pull request, for `ml-platform ci`."""
