@@ -22,6 +22,7 @@ from resources.cluster_settings import ClusterSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "docs" / "reference" / "generated"
+CHART = ROOT / "deploy" / "helm" / "ml-platform"
 """Pages that `make docs` writes; test_docs_site.py tests their content."""
 
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
@@ -137,6 +138,10 @@ def test_declarations_on_the_page_are_valid(page: Path, monkeypatch: pytest.Monk
                 assert component.model_validate(declared["attributes"]).name == declared["attributes"]["name"]
             elif "postgres" in declared:
                 ClusterSettings.model_validate(declared)
+            elif page.stem == "run-on-kubernetes":
+                values = yaml.safe_load((CHART / "values.yaml").read_text())
+                assert declared.keys() <= values.keys()
+                assert all(each.keys() <= values[name].keys() for name, each in declared.items())
             else:
                 validate_part(declared)
 

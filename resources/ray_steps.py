@@ -117,7 +117,7 @@ def _handler(address: str, submission: int) -> "RayStepHandler":
             fix="Install them: make ray.",
         ) from error
 
-    class Handler(RayStepHandler):
+    class Handler(RayStepHandler):  # type: ignore[misc, unused-ignore]  # without Ray it has no type
         def _get_ray_job_submission_id(self, step_handler_context: StepHandlerContext) -> str:
             own = super()._get_ray_job_submission_id(step_handler_context)
             return f"{own}-node-{submission}" if submission else str(own)

@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ml_platform.cli import alerts, care, ci, costs, decisions, governance, keys, lifecycle, replay, rollouts
+from ml_platform.cli import (
+    alerts,
+    care,
+    ci,
+    costs,
+    decisions,
+    governance,
+    keys,
+    lifecycle,
+    render,
+    replay,
+    rollouts,
+)
 from ml_platform.cli.opening import ModelName, open_console, open_home
 from ml_platform.data.names import full_name
 from ml_platform.errors import PlatformError
@@ -38,6 +50,7 @@ app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(alerts.alerts, name="alerts")
 app.add_typer(ci.ci, name="ci")
+app.add_typer(render.render, name="render")
 
 Partitions = Annotated[
     str,

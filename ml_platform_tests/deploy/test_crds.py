@@ -13,6 +13,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from ml_platform.serving.kubernetes_release import GitSource, release_files
+from ml_platform.serving.serving_settings import default_settings
 from ml_platform_tests.deploy.conftest import Render
 from ml_platform_tests.deploy.kubernetes_schemas import FIELDS, field_schema
 from ml_platform_tests.deploy.test_helm_chart import FORMS, with_form
@@ -80,6 +82,13 @@ def test_known_fields_are_those_of_the_definitions(definitions: Definitions) -> 
     assert known.keys() <= definitions.keys()
     for kind, spec in known.items():
         assert list(undeclared(field_schema(spec, {}), definitions[kind], kind)) == []
+
+
+def test_application_of_argo_cd_is_valid(definitions: Definitions) -> None:
+    files = release_files({}, {}, default_settings, form="envoy", now=0, source=GitSource("https://x", "main", "r"))
+    (application,) = [yaml.safe_load(text) for text in files.values()]
+    schema = definitions[f"{application['apiVersion']} {application['kind']}"]
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(application)] == []
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -34,7 +34,7 @@ DOMAINS: dict[str, Any] = {
                 "routes": [STABLE, CANDIDATE],
                 "shadow": "5-bbbb",
                 "successor": {"model": "delay_risk", "since": 1700000000},
-                "timeoutSeconds": 7,
+                "timeoutSeconds": 7.5,
                 "replicas": {"min": 2, "max": 6},
                 "predictionLog": {"claimName": "home"},
             }
@@ -259,6 +259,16 @@ def test_cluster_settings_are_those_of_the_profile(render: Render) -> None:
     assert settings.object_store.lake == "s3://ml-platform/lake"
 
 
+def test_steps_with_compute_find_the_ray_cluster(render: Render) -> None:
+    objects = render(with_form("envoy"))
+    (cluster,) = of_kind(objects, "RayCluster")
+    settings = ClusterSettings.model_validate(yaml.safe_load(of_kind(objects, "ConfigMap")[0]["data"]["cluster.yaml"]))
+    # KubeRay names the Service of the head after the cluster.
+    assert settings.ray.address == f"http://{cluster['metadata']['name']}-head-svc:8265"
+    without = yaml.safe_load(of_kind(render(), "ConfigMap")[0]["data"]["cluster.yaml"])
+    assert ClusterSettings.model_validate(without).ray.address == ""
+
+
 def test_services_lead_to_ports_of_pods(render: Render) -> None:
     for form in FORMS:
         objects = render(with_form(form))
@@ -293,7 +303,7 @@ def test_a_route_divides_requests_as_desired(render: Render) -> None:
         ("departure-risk-5-bbbb", 10),
     ]
     assert [each["path"]["value"] for each in rule["matches"]] == ["/v1/departure_risk", "/v2/models/departure_risk"]
-    assert rule["timeouts"] == {"request": "7s"}
+    assert rule["timeouts"] == {"request": "7500ms"}
     mirror, headers = rule["filters"]
     assert mirror["requestMirror"]["backendRef"] == {"name": "departure-risk-5-bbbb", "port": 80}
     assert headers["responseHeaderModifier"]["set"][0] == {"name": "deprecation", "value": "@1700000000"}
