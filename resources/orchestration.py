@@ -34,6 +34,14 @@ nux:
 run_launcher:
   module: resources.run_launcher
   class: HomeRunLauncher
+# A queued run starts within a second, and waits for a code server that is being restarted.
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+    max_user_code_failure_retries: 5
+    user_code_failure_retry_delay: 10
 # A run whose process is gone ends within two minutes and leaves its pools.
 run_monitoring:
   enabled: true
@@ -111,6 +119,8 @@ def _write_settings(path: Path) -> None:
     own, defaults = _read_settings(path, text), yaml.safe_load(INSTANCE_SETTINGS)
     if active_profile() == "cluster":
         defaults["storage"] = STORAGE
+    if own.keys() & {"run_queue", "run_coordinator"}:  # a choice of one's own, in one of its two forms
+        del defaults["run_coordinator"]
     complete = _with_defaults(own, defaults)
     if complete == own:
         return

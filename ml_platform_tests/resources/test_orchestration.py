@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 
 from resources.home import Home
 from resources.orchestration import INSTANCE_SETTINGS, InstanceSettingsError, open_instance, prepare
@@ -83,6 +84,32 @@ def test_monitoring_is_effective_within_two_minutes(home: Home) -> None:
         assert instance.run_monitoring_poll_interval_seconds == POLL_SECONDS
         assert POLL_SECONDS < 120
         assert POLL_SECONDS + instance.run_monitoring_cancel_timeout_seconds < 120
+
+
+def test_queued_run_starts_soon_and_waits_for_a_code_server(home: Home) -> None:
+    with open_instance(home) as instance:
+        coordinator = instance.run_coordinator
+        assert isinstance(coordinator, QueuedRunCoordinator)
+        assert coordinator.dequeue_interval_seconds == 1
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert (queue.max_concurrent_runs, queue.max_user_code_failure_retries) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "run_queue:\n  max_user_code_failure_retries: 1\n",
+        "run_coordinator:\n  module: dagster._core.run_coordinator\n  class: DefaultRunCoordinator\n",
+    ],
+)
+def test_queue_of_a_user_stays(home: Home, chosen: str) -> None:
+    settings_file(home).write_text(chosen)
+    with open_instance(home) as instance:
+        assert instance.run_monitoring_enabled
+    found = yaml.safe_load(settings_file(home).read_text())
+    assert {name: found.get(name) for name in yaml.safe_load(chosen)} == yaml.safe_load(chosen)
+    assert len(found.keys() & {"run_queue", "run_coordinator"}) == 1
 
 
 def test_settings_of_the_repository_monitor_runs_like_those_of_a_home() -> None:
