@@ -31,6 +31,7 @@ from bento.predictor import Prediction, Predictor
 from bento.reasons import RequestedReasons, requested_reasons
 from bento.recent_scores import RecentScores
 from bento.row_stream import GROUP_ROWS, STREAMS_AT_ONCE, ReceivedLines, answered_lines
+from bento.traces import RequestTraces
 from bento.uvicorn_request import has_whole_body, is_only_request, send_at_once
 from ml_platform.data.pii import shown_error
 from ml_platform.data.pseudonyms import PseudonymKey, pseudonym_key
@@ -173,6 +174,7 @@ class PredictApp:
         self._predictor: Predictor | None = None
         self._batcher = Batcher(lambda requests: self.predictor.predict_together(requests))
         self._log: PredictionLog | None = None
+        self._traces: RequestTraces | None = None
         self._ids = PredictionIds()
         self._path = f"/v1/{config.model}/predict"
         self._infer_paths = [
@@ -231,6 +233,7 @@ class PredictApp:
         self._warm_up(self._predictor)
         deprecated = self._predictor.contract.deprecated
         self._deprecation = deprecated.headers if deprecated else []
+        self._traces = RequestTraces(self.config.model, self.config.version)
         if self.config.log_folder is not None:
             self._log = PredictionLog(
                 self.config.log_folder,
@@ -257,12 +260,16 @@ class PredictApp:
     def _observe(self, answered: Sequence[AnsweredRequest]) -> None:
         self.metrics.observe(answered)
         self.recent_scores.observe(answered)
+        if self._traces is not None:
+            self._traces.observe(answered)
 
     def stop(self) -> None:
         """Write out the prediction log. The server calls it after all requests in flight are answered."""
         self.ready = False
         if self._log is not None:
             self._log.close()
+        if self._traces is not None:
+            self._traces.close()
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -744,7 +751,8 @@ def _answered(
     """Return what the log writes about a request that was answered just now; ``started`` is by `time.perf_counter`."""
     latency_ms = round((time.perf_counter() - started) * 1000, 3)
     role, client = _role(headers), _client(headers)
-    return AnsweredRequest(prediction_id, request_id, role, now, request.rows, prediction, client, latency_ms)
+    trace = headers.get(b"traceparent", b"")
+    return AnsweredRequest(prediction_id, request_id, role, now, request.rows, prediction, client, latency_ms, trace)
 
 
 def _client(headers: dict[bytes, bytes]) -> str | None:

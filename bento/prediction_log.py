@@ -41,6 +41,7 @@ from bento.predictor import Prediction
 from ml_platform.data.answer_counts import SUFFIX, AnswerCounter
 from ml_platform.data.instants import microseconds_of
 from ml_platform.data.log_block import Block, Layout, pack_block
+from ml_platform.data.traces import trace_parent
 from ml_platform.features.served_features import BlockColumns
 from ml_platform.features.view import INSTANT
 
@@ -61,6 +62,7 @@ class AnsweredRequest(NamedTuple):
     prediction: Prediction
     client: str | None = None
     latency_ms: float | None = None
+    traceparent: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _block(answered: Sequence[AnsweredRequest], protection: LogProtection, weigh
         row_counts=[len(each.rows) for each in answered],
         clients=[each.client for each in answered],
         latencies_ms=[each.latency_ms for each in answered],
+        trace_ids=[None if (trace := trace_parent(each.traceparent)) is None else trace.trace_id for each in answered],
         watermarks=served[0].watermarks,
         requests=protection.requests([row for each in answered for row in each.rows]),
         scores=[score for each in predictions for score in each.scores],

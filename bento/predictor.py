@@ -5,6 +5,7 @@ It reads the native files of a model directory and needs no training code. Every
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -41,7 +42,8 @@ class Prediction(NamedTuple):
     ``scores`` (n,) and ``labels`` (n,) are those of the task; a label is None for a task that answers a number.
     ``predict_at`` (n, microseconds) is the time of each prediction; ``served`` has the features as read. ``details``
     (n,) are the further fields of the answers, and None for a task without them. ``degraded`` has, for each row, what
-    was missing, stale, unknown or against a rule; None: nothing for any row.
+    was missing, stale, unknown or against a rule; None: nothing for any row. ``read_seconds`` is the time in which the
+    features were read, for all requests of the pass together.
     """
 
     scores: list[float]
@@ -50,6 +52,7 @@ class Prediction(NamedTuple):
     served: ServedFeatures
     details: list[dict[str, Any]] | None = None
     degraded: list[dict[str, Any]] | None = None
+    read_seconds: float = 0.0
 
     def answers(self) -> list[dict[str, Any]]:
         """Return the answer of each row, as the endpoint gives it."""
@@ -107,7 +110,9 @@ class Predictor:
         Each request gets the same predictions as alone.
         """
         rows = self.rows_together(requests)
+        started = time.perf_counter()
         served = self.features.serving_plan.serve(rows, self.store)
+        read_seconds = time.perf_counter() - started
         task = self.task
         matrix = served.encode(self.encoder)
         predicted = self._predicted(matrix)
@@ -128,6 +133,7 @@ class Predictor:
                     own,
                     task.answer_details(predicted[part], own_widths, context),
                     self._degraded(request, rows.predict_at[part], own, matrix[part]),
+                    read_seconds,
                 )
             )
             start = stop

@@ -39,6 +39,7 @@ def _shared_definitions() -> dg.Definitions:
     from ml_platform.components.decisions_sensor import decisions_sensor
     from ml_platform.components.platform_assets import platform_definitions
     from ml_platform.components.sensor_interval import sensor_seconds
+    from ml_platform.components.traces_sensor import traces_sensors
     from resources.profiles import resources_of_profile
     from resources.steps_executor import steps_executor
 
@@ -48,6 +49,7 @@ def _shared_definitions() -> dg.Definitions:
             resources=resources_of_profile(),
             sensors=[
                 alerts_sensor(),
+                *traces_sensors(),
                 champion_aliases_sensor(),
                 decisions_sensor(),
                 dg.AutomationConditionSensorDefinition(

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
+from ml_platform.data.traces import collector_address, sampled_share
 from ml_platform.serving.certificates import names_of_this_machine, read_pair, self_signed_pair
 from ml_platform.serving.client_keys import read_clients
 from ml_platform.serving.processes import ProcessPlan
@@ -26,6 +27,8 @@ def reach(home: Home, settings: GatewaySettings) -> dict[str, Any]:
         "workers": settings.workers,
         "grpc": settings.grpc,
         # Other machines do not reach the home page, which has no password, unless an address for it is set.
+        "traces": collector_address(),
+        "trace_share": sampled_share(),
         "home_page": address("reports") if settings.is_loopback or has_own_address("reports") else "",
     }
 

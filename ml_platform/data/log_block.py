@@ -67,9 +67,9 @@ class Layout:
 class Block:
     """n predictions of r requests, which were read with the same ``watermarks``.
 
-    ``ids``, ``request_ids``, ``roles``, ``answered_at`` (microseconds), ``row_counts``, ``clients`` and
-    ``latencies_ms`` are by request, ``weight`` is that of each request, and the others are by row. ``numbers``
-    (n × features) has NaN for text, whose values are in ``texts`` by position of the feature.
+    ``ids``, ``request_ids``, ``roles``, ``answered_at`` (microseconds), ``row_counts``, ``clients``, ``latencies_ms``
+    and ``trace_ids`` (empty: none) are by request, ``weight`` is that of each request, and the others are by row.
+    ``numbers`` (n × features) has NaN for text, whose values are in ``texts`` by position of the feature.
     """
 
     ids: Sequence[str]
@@ -89,6 +89,7 @@ class Block:
     texts: Mapping[int, Sequence[str | None]]
     clients: Sequence[str | None]
     latencies_ms: Sequence[float | None]
+    trace_ids: Sequence[str | None] = ()
     weight: float = 1.0
 
 
@@ -104,6 +105,8 @@ def pack_block(block: Block) -> bytes:
         del head["weight"]
     if not any(block.details):
         head["details"] = None
+    if not any(block.trace_ids):
+        del head["trace_ids"]
     matrix = np.column_stack(
         [block.predict_at, block.as_of, block.ages.astype(np.float32), block.numbers],
     ).astype(np.float64, copy=False)
@@ -142,6 +145,7 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
     weight = {"weight": head["weight"]} if "weight" in head else {}
     unknown = [None] * len(head["row_counts"])  # in blocks of earlier releases
     clients, latencies_ms = head.get("clients", unknown), head.get("latencies_ms", unknown)
+    trace_ids = head.get("trace_ids", unknown)
     records = []
     position = 0
     for request, count in enumerate(head["row_counts"]):
@@ -165,6 +169,7 @@ def _records(head: Mapping[str, Any], matrix: npt.NDArray[np.float64], layout: L
                     "features": dict(zip(names, values[position], strict=True)),
                     "client": clients[request],
                     "latency_ms": latencies_ms[request],
+                    "trace_id": trace_ids[request],
                     "score": head["scores"][position],
                     "label": label if extra is None else None,
                     **weight,

@@ -147,6 +147,27 @@ def step_peaks(state: StateStore, first: date, last: date, assets: Sequence[str]
     }
 
 
+def steps_of_runs(state: StateStore, run_ids: Sequence[str]) -> list[StepCost]:
+    """Return the measured steps of the runs ``run_ids`` of Dagster, in the order in which they ended."""
+    columns = step_costs.c
+    query = sa.select(step_costs).where(columns.run_id.in_(list(run_ids))).order_by(columns.ended_at, columns.asset)
+    names = [each.name for each in fields(Used)]
+    with state.read() as connection:
+        return [
+            StepCost(
+                run_id=row.run_id,
+                asset=row.asset,
+                attempt=row.attempt,
+                domain=row.domain,
+                model=row.model,
+                failed=row.failed,
+                ended_at=datetime.fromisoformat(row.ended_at),
+                used=Used(**{name: getattr(row, name) for name in names}),
+            )
+            for row in connection.execute(query)
+        ]
+
+
 def asset_days(
     state: StateStore,
     first: date,

@@ -43,11 +43,12 @@ PREDICTION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "features": pl.String,
     "client": pl.String,
     "latency_ms": pl.Float64,
+    "trace_id": pl.String,
     WEIGHT: pl.Float64,
 }
 """Columns of the predictions table. Objects are JSON text, because their keys differ by model."""
 
-LATER_COLUMNS = ("client", "latency_ms", WEIGHT)
+LATER_COLUMNS = ("client", "latency_ms", "trace_id", WEIGHT)
 """Columns that tables of earlier releases lack."""
 
 DETAILS = "details"
@@ -101,6 +102,7 @@ class LoggedPrediction(BaseModel):
     label: float | None = Field(default=None, description="Answer of a task with two classes, else null.")
     client: str | None = Field(default=None, description="Client whose key the gateway accepted; null: none.")
     latency_ms: float | None = Field(default=None, ge=0, description="Milliseconds from the request to its answer.")
+    trace_id: str | None = Field(default=None, description="Id of the trace that the request belongs to; null: none.")
     weight: float = Field(default=1.0, ge=1, description="Number of requests for which this one stands.")
     details: dict[str, Any] | None = Field(
         default=None, description="Further fields of the answer, for example the probability of each class."
@@ -201,6 +203,7 @@ class _Line(msgspec.Struct, gc=False):
     details: msgspec.Raw = msgspec.Raw(b"null")
     client: str | None = None
     latency_ms: float | None = None
+    trace_id: str | None = None
     weight: Annotated[float, msgspec.Meta(ge=1)] = 1.0
     prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREDICTION_ID_LENGTH)] | None = None
 
@@ -279,6 +282,7 @@ def _table(lines: Sequence[_Line]) -> pl.DataFrame:
                 "label",
                 "client",
                 "latency_ms",
+                "trace_id",
                 WEIGHT,
             )
         },

@@ -23,6 +23,7 @@ from ml_platform.data.atomic import publish_directory
 from ml_platform.data.canonical import directory_digest, file_digest, value_digest
 from ml_platform.data.module_code import syntax_digest
 from ml_platform.data.scratch import scratch_folder
+from ml_platform.data.traces import EXPORTER
 from ml_platform.errors import listed
 from ml_platform.serving.bento_digest import BENTOFILE, DIGEST_DIGITS, content_digest
 from ml_platform.serving.bento_locks import BentoLocks
@@ -41,8 +42,8 @@ from ml_platform.serving.serving_settings import ServingSettings
 from ml_platform.serving.smoke_test import run_smoke_test
 
 ENTRY_POINTS = ("bento.service", "bento.smoke_test_server", "bento.host")
-REQUIRED_LIBRARIES = ("uvicorn", "redis")
-"""Libraries in addition to the imported ones: the HTTP server, and the client of an online store on a server."""
+REQUIRED_LIBRARIES = ("uvicorn", "redis", EXPORTER)
+"""Libraries besides the imported ones: the HTTP server, the client of an online store on a server, and traces."""
 
 FILES_NOT_SERVED = ("manifest.json",)
 """Files of a model directory that record how it was made. They name times and machines; serving reads none of them."""

@@ -27,6 +27,7 @@ from ml_platform.serving.gateway_clusters import CLUSTERS_FILE, socket_address, 
 from ml_platform.serving.gateway_errors import REQUEST_ID, error_responses
 from ml_platform.serving.gateway_grpc import bridge_cluster
 from ml_platform.serving.gateway_routes import ANY_HOST, ROUTES_FILE, ROUTES_NAME, write_routes
+from ml_platform.serving.gateway_traces import collector_cluster, tracing
 from ml_platform.serving.serving_settings import MAX_TIMEOUT_SECONDS, SettingsOf, default_settings
 
 BOOTSTRAP_FILE = "envoy.json"
@@ -46,7 +47,8 @@ class Gateway:
 
     With ``keys``, every request for a model needs the key of a client; with ``tls``, it listens for HTTPS only.
     ``workers`` are its threads that answer requests; with ``grpc``, it passes gRPC calls to the bridge. Its first page
-    redirects to the address ``home_page``; empty: it has none.
+    redirects to the address ``home_page``; empty: it has none. Spans of the share ``trace_share`` of the requests, and
+    of those whose client traces them, go to the collector at the address ``traces``; empty: there are none.
     """
 
     folder: Path
@@ -57,6 +59,8 @@ class Gateway:
     workers: int = 1
     grpc: bool = False
     home_page: str = ""
+    traces: str = ""
+    trace_share: float = 0.0
 
     @property
     def url(self) -> str:
@@ -159,7 +163,10 @@ def _bootstrap(gateway: Gateway) -> dict[str, Any]:
                     else []
                 ),
             ],
-            "clusters": [bridge_cluster()] if gateway.grpc else [],
+            "clusters": [
+                *([bridge_cluster()] if gateway.grpc else []),
+                *([collector_cluster(gateway.traces)] if gateway.traces else []),
+            ],
         },
     }
 
@@ -193,6 +200,7 @@ def _connection_manager(gateway: Gateway, folder: Path, *, of_bridge: bool = Fal
                 body_limit,
                 router,
             ],
+            **(tracing(gateway.traces, gateway.trace_share) if gateway.traces else {}),
             # The gateway is the first hop: headers that change retries of another Envoy have no effect.
             "use_remote_address": True,
             # The port says nothing about the host.
@@ -221,6 +229,7 @@ def _access_log(path: Path) -> dict[str, Any]:
         "time": "%START_TIME%",
         "request_id": REQUEST_ID,
         "prediction_id": "%RESP(X-PREDICTION-ID):36%",
+        "trace_id": "%TRACE_ID%",
         "method": "%REQ(:METHOD)%",
         "path": "%REQ(:PATH)%",
         "status": "%RESPONSE_CODE%",

@@ -119,6 +119,8 @@ class ProcessPlan(BaseModel):
     streams: bool = Field(default=True, description="Whether declared streams are consumed.")
     grpc: bool = Field(default=False, description="Whether the gateway answers gRPC calls, by a bridge to REST.")
     home_page: str = Field(default="", description="Address to which `/` of the gateway redirects; empty: none.")
+    traces: str = Field(default="", description="Address of the collector of traces; empty: none are sent.")
+    trace_share: float = Field(default=0.0, ge=0, le=1, description="Share of requests that the gateway traces.")
     processes: list[ProcessSpec] = Field(
         default_factory=list, description="Processes besides gateway, reconciler and services."
     )
@@ -127,7 +129,7 @@ class ProcessPlan(BaseModel):
     def gateway(self) -> Gateway:
         tls = self.certificate is not None
         reached = (self.host, self.keys, tls, self.workers, self.grpc, self.home_page)
-        return Gateway(self.run / "gateway", self.gateway_port, *reached)
+        return Gateway(self.run / "gateway", self.gateway_port, *reached, self.traces, self.trace_share)
 
     @property
     def access(self) -> AccessPlan | None:

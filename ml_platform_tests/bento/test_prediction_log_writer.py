@@ -67,7 +67,8 @@ def test_each_row_has_the_fields_of_the_contract_and_its_own_prediction_id(tmp_p
     found = lines(tmp_path)
     assert list(found[0]) == [
         "prediction_id", "request_id", "model", "version", "role", "logged_at", "watermarks",
-        "row", "predict_at", "as_of", "ages", "request", "features", "client", "latency_ms", "score", "label",
+        "row", "predict_at", "as_of", "ages", "request", "features", "client", "latency_ms", "trace_id",
+        "score", "label",
     ]  # fmt: skip
     assert [line["prediction_id"] for line in found] == [
         answers[0].prediction_id, answers[0].prediction_id[:-1] + "1", answers[1].prediction_id,
