@@ -34,10 +34,11 @@ nux:
 run_launcher:
   module: resources.run_launcher
   class: HomeRunLauncher
+# Each domain gets its share of the slots.
 # A queued run starts within a second, and waits for a code server that is being restarted.
 run_coordinator:
-  module: dagster
-  class: QueuedRunCoordinator
+  module: resources.fair_queue
+  class: FairRunCoordinator
   config:
     dequeue_interval_seconds: 1
     max_user_code_failure_retries: 5

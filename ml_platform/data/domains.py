@@ -58,6 +58,12 @@ class DomainSettings(Settings):
         description="Fits of the domain that run at the same time, in its pool <domain>_fits; none: as many as runs. "
         "Fits on a GPU are in the pool gpu.",
     )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        description="Weight of the domain in the queue of launched runs: while several domains wait, one with 2 gets "
+        "twice the slots of one with 1.",
+    )
     budget: Budget | None = Field(default=None, description="Limits of the monthly cost of all steps; none: no limit.")
 
 
@@ -90,6 +96,11 @@ def declared_pools(root: Path) -> dict[str, int]:
     """Return pool → slots of the domains in ``root``; a `domain.yaml` that is invalid leaves its domain out."""
     declared = _declared_settings(root).items()
     return {fits_pool(name): found.concurrent_fits for name, found in declared if found.concurrent_fits is not None}
+
+
+def declared_shares(root: Path) -> dict[str, float]:
+    """Return the weights by domain in ``root``; a domain without a valid `domain.yaml` has none."""
+    return {name: found.share for name, found in _declared_settings(root).items()}
 
 
 def declared_budgets(root: Path) -> dict[str, Budget]:
