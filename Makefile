@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install boosting onnx ray kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture ci-model lock lock-kubernetes clean
+.PHONY: help install boosting onnx ray kubernetes hooks demo up test test-fast mutants bench lint format docs clients picture ci-model lock lock-kubernetes lock-cuda clean
 
 help:            ## List the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -123,6 +123,11 @@ lock: install    ## Resolve requirements.lock from pyproject.toml
 lock-kubernetes: install  ## Resolve deploy/kubernetes.txt from deploy/kubernetes.in
 	$(UV) compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--override deploy/kubernetes-overrides.txt --output-file deploy/kubernetes.txt deploy/kubernetes.in
+
+lock-cuda: install  ## Resolve deploy/cuda.txt: torch with the libraries of CUDA for Linux
+	@echo "$(TORCH)" | env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(UV) compile --quiet --generate-hashes --no-header \
+		--python-platform x86_64-manylinux_2_28 --python-version 3.11 --constraint requirements.lock \
+		--constraint deploy/torch-constraints.txt --output-file deploy/cuda.txt -
 
 clean:           ## Delete the platform's home with all its state
 	rm -rf "$${ML_PLATFORM_HOME:-.ml_platform}"

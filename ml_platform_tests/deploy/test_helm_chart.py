@@ -454,9 +454,14 @@ def test_ray_job_is_a_command_with_its_resources(render: Render) -> None:
 
 
 @pytest.mark.slow
-def test_checkov_finds_nothing(everything: Objects, tmp_path: Path) -> None:
-    (tmp_path / "chart.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": everything}))
-    completed = finished(
-        tool("checkov"), "--config-file", ROOT / ".checkov.yaml", "--directory", tmp_path, "--framework", "kubernetes"
-    )
+def test_checkov_finds_nothing_in_manifests_terraform_and_dockerfiles(everything: Objects, tmp_path: Path) -> None:
+    different = {json.dumps(each, sort_keys=True): each for each in everything}
+    items = list(different.values())
+    (tmp_path / "chart.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    folders = [tmp_path, ROOT / "deploy" / "terraform", ROOT / "deploy" / "docker"]
+    given = [part for folder in folders for part in ("--directory", folder)]
+    frameworks = ["--framework", "kubernetes", "terraform", "dockerfile"]
+    completed = finished(tool("checkov"), "--config-file", ROOT / ".checkov.yaml", *given, *frameworks)
     assert completed.returncode == 0, completed.stdout
+    # The output repeats the results of the earlier folders for each further one.
+    assert len(set(re.findall(r"Passed checks: [1-9]\d+, Failed checks: 0", completed.stdout))) == 3
