@@ -51,6 +51,9 @@ THREADS_TAG = "ml_platform/threads"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
+EXIT_SECONDS = 30.0
+"""Time that a process may take to exit after its step has ended."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,8 +104,8 @@ class StepProcess:
         while self.ended is None and self.events.poll():
             try:
                 messages = pickle.loads(self.events.recv_bytes())
-            except EOFError:
-                return
+            except (EOFError, OSError):
+                return  # the process was killed, perhaps in the middle of a message
             for each in messages:
                 if isinstance(each, StepEnd):
                     self.ended = each
@@ -123,7 +126,12 @@ class StepProcess:
         self._signal(signal.SIGKILL)
 
     def close(self) -> int:
-        """Wait for the end of the process and return its exit code, negative for a signal."""
+        """Wait for the end of the process and return its exit code, negative for a signal.
+
+        A process whose step has ended may have threads that do not; it is killed after :data:`EXIT_SECONDS`.
+        """
+        self.process.join(EXIT_SECONDS)
+        self.kill()
         self.process.join()
         code = self.process.exitcode
         self.events.close()

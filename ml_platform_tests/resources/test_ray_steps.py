@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,17 +75,30 @@ def test_step_of_a_killed_node_is_executed_on_another(
 
 
 @pytest.mark.slow
-def test_cancelled_run_stops_its_ray_job(home: Home, instance: dg.DagsterInstance, cluster: RayCluster) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, dg.DagsterRunStatus.CANCELED), (signal.SIGKILL, dg.DagsterRunStatus.CANCELING)],
+)
+def test_end_of_the_run_stops_its_ray_job(
+    home: Home,
+    instance: dg.DagsterInstance,
+    cluster: RayCluster,
+    number: signal.Signals,
+    status: dg.DagsterRunStatus,
+) -> None:
     if "second" not in cluster.names:
         cluster.add("second")
     program = start(home, cluster)
     until((home.root / "attempt_0").exists, 120)
     (run,) = instance.get_runs()
     instance.report_run_canceling(run)
-    program.terminate()
+    program.send_signal(number)
     program.wait(60)
 
+    def stopped() -> bool:
+        jobs = [each for each in cluster.jobs() if each["metadata"].get("dagster/run-id") == run.run_id]
+        return [each["status"] for each in jobs] == ["STOPPED"]
+
+    until(stopped, 60)
     (run,) = instance.get_runs()
-    assert run.status == dg.DagsterRunStatus.CANCELED
-    job_of_run = [each for each in cluster.jobs() if each["metadata"].get("dagster/run-id") == run.run_id]
-    assert [each["status"] for each in job_of_run] == ["STOPPED"]
+    assert run.status == status
