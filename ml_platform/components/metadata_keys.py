@@ -363,6 +363,7 @@ METADATA_KEYS: Mapping[str, tuple[MetadataKey, ...]] = {
         MetadataKey("reason", "Reason why no period was evaluated."),
         MetadataKey("by_period", "Table with a row per period and version: coverage, metrics, expectation."),
         MetadataKey("by_slice", "Table with a row per slice of the latest evaluated period: labels and metrics."),
+        MetadataKey("by_group", "Table with a row per rate and group of the fairness gates, with intervals."),
         MetadataKey("by_arm", "Table with a row per candidate or shadow of that period, beside the stable version."),
         MetadataKey("version", "Version of the latest evaluated period."),
         MetadataKey("period", "First day of the latest evaluated period."),

@@ -50,6 +50,7 @@ def performance_metadata(report: PerformanceReport, not_estimated: str = "") -> 
         "doubts": [each.text for each in latest.doubts],
         **_slice_metadata(latest),
         **_arm_metadata(latest),
+        **_fairness_metadata(latest),
         **latest.metrics,
         **{f"{name}_low": each.low for name, each in latest.intervals.items()},
         **{f"{name}_high": each.high for name, each in latest.intervals.items()},
@@ -82,6 +83,22 @@ def performance_regression_result(report: PerformanceReport) -> dg.AssetCheckRes
             **({} if latest is None else {f"shortfall_{name}": gap for name, gap in latest.shortfalls.items()}),
             **({} if doubtful is None else {"doubts": [each.text for each in doubtful.doubts]}),
         },
+    )
+
+
+def fairness_result(report: PerformanceReport) -> dg.AssetCheckResult:
+    """Return the result of `fairness`, which warns when groups are proven to be beyond a declared limit."""
+    latest = report.latest
+    if latest is None or not latest.fairness:
+        return dg.AssetCheckResult(
+            check_name="fairness", passed=True, description="Not evaluated: no period has enough known labels yet."
+        )
+    where = f"Version {latest.version} in the period from {latest.start:%Y-%m-%d}."
+    return dg.AssetCheckResult(
+        check_name="fairness",
+        passed=not any(each.state == "beyond" for each in latest.fairness),
+        severity=WARN,
+        description=" ".join([where, *(each.text for each in latest.fairness)]),
     )
 
 
@@ -136,6 +153,12 @@ def _slice_metadata(period: Period) -> dict[str, Any]:
         return {}
     rows = [each.model_dump(exclude={"metrics"}) | each.metrics for each in period.slices]
     return {"by_slice": records_table(table_cells(row) for row in rows)}
+
+
+def _fairness_metadata(period: Period) -> dict[str, Any]:
+    """Return the rates of the declared groups of ``period`` as a table; empty without a declared rate."""
+    rows = [{"metric": each.metric} | rate.model_dump() for each in period.fairness for rate in each.rates]
+    return {"by_group": records_table(table_cells(row) for row in rows)} if rows else {}
 
 
 def _arm_metadata(period: Period) -> dict[str, Any]:

@@ -32,7 +32,7 @@ PREDICTION, LOWER, UPPER = "prediction__", "lower__", "upper__"
 CONTEXT = "context__"
 """Column prefix in a stored table, before the name of a number that the task needs of each row."""
 
-NOT_APPROVED = ("latency_p99_ms", "importance")
+NOT_APPROVED = ("latency_p99_ms", "importance", "threshold")
 """System checks that the digest of the evidence leaves out."""
 
 OUTPUT = "__output__"
@@ -43,7 +43,8 @@ OUTPUT = "__output__"
 class SystemChecks:
     """Measurements besides predictions. None means "not measured", and no gate passes on it.
 
-    ``importance`` is the share of each feature in the importance of the candidate; it follows from the candidate.
+    ``importance`` is the share of each feature in the importance of the candidate, and ``threshold`` its lowest score
+    that is answered as true; both follow from the candidate.
     """
 
     leaks: list[str] | None = None
@@ -51,6 +52,7 @@ class SystemChecks:
     latency_p99_ms: float | None = None
     size_bytes: int | None = None
     importance: Mapping[str, float] | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ class Evidence:
         """Return the digest of labels, predictions, blocks, slices, system checks and settings; approvals belong to it.
 
         The digest leaves out the latency, because no two measurements are equal and people need not approve the same
-        predictions again. The latency gate evaluates each new measurement. The importance follows from the candidate.
+        predictions again. The latency gate evaluates each new measurement. Importance and threshold follow from the
+        candidate.
         """
         blocks = np.unique(self.block, return_inverse=True)[1]
         # A task without a context keeps the digests of earlier releases.

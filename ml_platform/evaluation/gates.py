@@ -12,6 +12,7 @@ from ml_platform.data.extensions import is_reference
 from ml_platform.data.settings import Settings
 from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
+from ml_platform.evaluation.fairness_gate import FairnessGate
 from ml_platform.evaluation.gate_result import GateResult, Numbers
 from ml_platform.evaluation.own_features_gate import OWN_FEATURES, own_features_result
 from ml_platform.evaluation.own_gate import OwnGate
@@ -289,6 +290,7 @@ Gate = Annotated[
     | Annotated[CalibrationGate, Tag("calibration")]
     | Annotated[PlausibilityGate, Tag("plausibility")]
     | Annotated[SliceGate, Tag("slices")]
+    | Annotated[FairnessGate, Tag("fairness")]
     | Annotated[LeakGate, Tag("leak")]
     | Annotated[ContractGate, Tag("contract")]
     | Annotated[LatencyGate, Tag("latency")]

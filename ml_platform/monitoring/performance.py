@@ -20,6 +20,7 @@ from ml_platform.monitoring.label_doubts import Doubt, base_rate_doubt, due_rows
 from ml_platform.monitoring.label_maturity import MaturityCurve, ages_at, expected_maturity, representative_rows
 from ml_platform.monitoring.outcomes import OUTCOME
 from ml_platform.monitoring.realised_arms import ArmMetrics
+from ml_platform.monitoring.realised_fairness import RealisedFairness
 from ml_platform.monitoring.realised_slices import SliceMetrics, slice_metrics
 from ml_platform.monitoring.sampling_weights import equally_weighted, total_weight
 from ml_platform.tasks.metrics import HIGHER_IS_BETTER
@@ -174,6 +175,9 @@ class Period(BaseModel):
         default_factory=list,
         description="Metrics of candidates and shadows of the period, with the stable version that predicted most.",
     )
+    fairness: list[RealisedFairness] = Field(
+        default_factory=list, description="Declared rates of groups in an evaluated period."
+    )
     has_expectation: bool = Field(description="Whether this version has an evaluation to compare with.")
     promised: dict[str, ExpectedInterval] = Field(
         default_factory=dict, description="Metrics of the evaluation of this version; empty before the comparison."
@@ -227,7 +231,8 @@ class PerformanceReport(BaseModel):
 
 
 _LISTED_APART = {
-    *("arms", "slices", "metrics", "shortfalls", "regressed_metrics", "doubts", "intervals", "estimates", "promised")
+    *("arms", "fairness", "slices", "metrics", "shortfalls", "regressed_metrics"),
+    *("doubts", "intervals", "estimates", "promised"),
 }
 
 

@@ -30,6 +30,7 @@ from ml_platform.monitoring.performance import (
 from ml_platform.monitoring.prediction_days import DayCounts, day_counts, day_name
 from ml_platform.monitoring.prediction_log import predictions_table, with_details
 from ml_platform.monitoring.realised_arms import EXAMPLE, STABLE, arm_metrics
+from ml_platform.monitoring.realised_fairness import RealisedFairness
 from ml_platform.monitoring.realised_slices import slice_column
 from ml_platform.monitoring.sampling_weights import WEIGHT, with_weights
 from ml_platform.state.schema import performance_periods
@@ -48,7 +49,7 @@ _MEASURED_BY = (
 """Settings that change a measurement; the others only change its comparison with the evaluation."""
 
 
-_MEASURED = ("request_id", "predict_at", "score", DETAILS, WEIGHT, OUTCOME)
+_MEASURED = ("request_id", "predict_at", "score", "label", DETAILS, WEIGHT, OUTCOME)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PerformanceMeasure:
     """How a model is measured: its ``identity`` fields with their types, its metrics, and the settings.
 
     The log has pseudonyms of the ``hashed`` fields. ``slices`` are the fields of requests, with their types, in whose
-    values a period is measured too.
+    values a period is measured too. ``fairness`` returns the declared rates of groups; None: none is declared.
 
     ``metrics_name`` identifies ``compute_metrics`` and ``knowledge_of``: another name measures all periods again.
     ``curve`` says how soon labels become known; a later one counts for periods with labels that are not due.
@@ -72,6 +73,7 @@ class PerformanceMeasure:
     curve: MaturityCurve | None = None
     knowledge_of: Callable[[str], LabelKnowledge] = lambda version: NOTHING_KNOWN
     slices: Mapping[str, pl.DataType] = field(default_factory=dict)
+    fairness: Callable[[pl.DataFrame], list[RealisedFairness]] | None = None
 
 
 def measured_periods(lake: Lake, model: str, measure: PerformanceMeasure, *, known_by: datetime) -> list[Period]:
@@ -136,8 +138,8 @@ def outcomes_of_period(
 ) -> pl.DataFrame:
     """Return the predictions of all roles from ``start`` until before ``end`` that were logged on ``days``.
 
-    The columns are ``example``, ``role``, ``version``, ``request_id``, ``predict_at``, ``score``, ``details``,
-    ``weight`` and ``outcome`` (null: unknown), and one by
+    The columns are ``example``, ``role``, ``version``, ``request_id``, ``predict_at``, ``score``, ``label``,
+    ``details``, ``weight`` and ``outcome`` (null: unknown), and one by
     :func:`~ml_platform.monitoring.realised_slices.slice_column` for each of ``slices``. Of several predictions of one
     example by one version in one role only the one logged last counts.
     """
@@ -165,7 +167,7 @@ def _outcomes_of_day(
     wanted = (pl.col("predict_at") >= start, pl.col("predict_at") < end)
     columns = (PREDICTION_ID, "request_id", "row", "model", "version", "role", "predict_at", "logged_at", "score")
     stored = with_weights(with_details(lake.scan(predictions_table(model), partitions=[day])))
-    rows = stored.filter(*wanted).select(*columns, DETAILS, WEIGHT, "request").collect()
+    rows = stored.filter(*wanted).select(*columns, "label", DETAILS, WEIGHT, "request").collect()
     keys = [identity_column(name) for name in identity]
     latest = latest_per_example(with_identity(rows.drop_nulls("request"), identity, hashed), keys)
     latest = with_slices(latest, slices)
@@ -242,18 +244,24 @@ def _measure(
         lake, model, measure.identity, start, end, days, measure.outcome_type, measure.hashed, measure.slices
     )
     stable = rows.filter(pl.col("role") == STABLE)
+    groups = [(str(version), group) for (version,), group in stable.group_by("version", maintain_order=True)]
     periods = [
         measure_period(
             start,
-            str(version),
+            version,
             group,
             measure.compute_metrics,
             measure.settings,
             known_by,
-            replace(measure.knowledge_of(str(version)), curve=measure.curve),
+            replace(measure.knowledge_of(version), curve=measure.curve),
         )
-        for (version,), group in stable.group_by("version", maintain_order=True)
+        for version, group in groups
     ]
+    if measure.fairness is not None:
+        periods = [
+            each.model_copy(update={"fairness": measure.fairness(group)}) if each.evaluated else each
+            for each, (_, group) in zip(periods, groups, strict=True)
+        ]
     arms = arm_metrics(rows, measure.compute_metrics, measure.settings.minimum_slice_labels)
     if not periods or not arms:
         return periods

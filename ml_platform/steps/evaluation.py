@@ -125,12 +125,14 @@ def system_checks(
     broken_contracts: Sequence[str],
 ) -> SystemChecks:
     """Return the measurements of ``candidate`` besides its predictions; the leak check reads the rows of ``window``."""
+    threshold = stores.registry.manifest(candidate).threshold
     return SystemChecks(
         leaks=leaking_features(model, window, stores.lake),
         contract_violations=list(broken_contracts),
         latency_p99_ms=packaged.verified.latency_p99_ms,
         size_bytes=packaged.package.size_bytes,
         importance=stored_model(candidate, stores).fitted.importance(),
+        threshold=None if threshold is None else float(threshold["value"]),
     )
 
 

@@ -19,6 +19,7 @@ from ml_platform.data.partitions import PartitionScheme
 from ml_platform.data.references import load_function
 from ml_platform.data.source_hash import source_hash
 from ml_platform.errors import PlatformError
+from ml_platform.evaluation.fairness_gate import FairnessGate
 from ml_platform.evaluation.gates import BaselineGate, Gate, SliceGate
 from ml_platform.evaluation.own_gate import OwnGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
@@ -337,9 +338,15 @@ class BoundModel:
 
     @property
     def slice_fields(self) -> list[str]:
-        """Request fields that define slices: the declared fields, then the fields of the slice gates."""
+        """Request fields that define slices: the declared ones, then those of the gates on slices and on fairness."""
         gated = [column for gate in self.gates if isinstance(gate, SliceGate) for column in gate.columns]
-        return list(dict.fromkeys([*self.declared.evaluation.slices, *gated]))
+        groups = [column for gate in self.fairness_gates for column in gate.groups]
+        return list(dict.fromkeys([*self.declared.evaluation.slices, *gated, *groups]))
+
+    @property
+    def fairness_gates(self) -> list[FairnessGate]:
+        """The declared gates on fairness, which are measured on realised outcomes too."""
+        return [gate for gate in self.declared.gates if isinstance(gate, FairnessGate)]
 
     @property
     def request_only(self) -> list[str]:

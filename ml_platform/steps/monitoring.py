@@ -48,6 +48,7 @@ from ml_platform.steps.model import BoundModel
 from ml_platform.steps.own_features import GivenRows, OwnFeaturesError, VersionFiles, changed_views, own_rows
 from ml_platform.steps.platform_stores import PlatformStores
 from ml_platform.steps.pseudonyms import hashed_fields_of
+from ml_platform.steps.realised_fairness import realised_fairness
 from ml_platform.steps.scoring import version_files
 from ml_platform.steps.untimed import written_at
 from ml_platform.steps.version_knowledge import knowledge_of_versions
@@ -174,6 +175,7 @@ def performance_report(model: BoundModel, stores: PlatformStores) -> Performance
         ),
         knowledge_of=knowledge_of_versions(model, stores),
         slices={name: schema[name] for name in _measured_slices(model) if name in schema},
+        fairness=partial(realised_fairness, model) if model.fairness_gates else None,
     )
     periods = measured_periods(lake, model.name, measure, known_by=clock)
     return performance.performance_report(periods, settings, expected_by_version(model, stores))
@@ -198,7 +200,9 @@ def _metrics_name(model: BoundModel) -> str:
         "ml_platform.evaluation.bootstrap:bootstrap",
         "ml_platform.monitoring.estimates:fit_estimator",
     )
-    return " ".join([model.declared.task.name, *map(source_hash, code), *own])
+    gates = [gate.model_dump_json() for gate in model.fairness_gates]
+    fairness = [source_hash("ml_platform.evaluation.fairness:compare_groups"), *gates] if gates else []
+    return " ".join([model.declared.task.name, *map(source_hash, code), *own, *fairness])
 
 
 def performance_settings(model: BoundModel) -> PerformanceSettings:

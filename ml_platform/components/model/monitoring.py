@@ -103,6 +103,13 @@ def outcomes(model: ModelAssets) -> dg.AssetsDefinition:
 def performance(model: ModelAssets) -> dg.AssetsDefinition:
     """Return the asset `<model>/performance`: realised and estimated metrics by period, beside the promised ones."""
     key = model.key("performance")
+    fairness = [
+        dg.AssetCheckSpec(
+            "fairness",
+            asset=key,
+            description="In the latest period with enough labels, no group is proven to be beyond a declared limit.",
+        )
+    ][: len(model.fairness_gates)]
 
     @dg.asset(
         key=key,
@@ -122,6 +129,7 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
                 asset=key,
                 description="The loss is not higher than the mix of the predictions explains, in two of three periods.",
             ),
+            *fairness,
         ],
         **model.shared_arguments("python"),
     )
@@ -131,6 +139,7 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         from ml_platform.components.performance_results import (
             concept_drift_result,
+            fairness_result,
             performance_metadata,
             performance_regression_result,
         )
@@ -144,6 +153,8 @@ def performance(model: ModelAssets) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(metadata=performance_metadata(report, not_estimated(model)))
         yield performance_regression_result(report)
         yield concept_drift_result(report)
+        if fairness:
+            yield fairness_result(report)
 
     return _performance
 

@@ -19,6 +19,7 @@ from ml_platform.data.references import FunctionNotFoundError, load_function
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.bootstrap import ROW_UNIT, TIME_UNITS
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION
+from ml_platform.evaluation.fairness_gate import FAIRNESS_RATES, FairnessGate
 from ml_platform.evaluation.gates import (
     BaselineGate,
     CalibrationGate,
@@ -449,6 +450,24 @@ def _validate_gates(model: ModelDeclaration, bound: BoundModel) -> None:
             if column not in fields:
                 raise model.unknown_name_error([*path, "columns", place], column, fields, "a field of the request")
             _require_shown(model, bound, [*path, "columns", place], column)
+        if isinstance(gate, FairnessGate):
+            _validate_fairness(model, bound, path, gate)
+
+
+def _validate_fairness(model: ModelDeclaration, bound: BoundModel, path: Path, gate: FairnessGate) -> None:
+    fields = [field.name for field in model.request]
+    for place, column in enumerate(gate.groups):
+        if column not in fields:
+            raise model.unknown_name_error([*path, "groups", place], column, fields, "a field of the request")
+        _require_shown(model, bound, [*path, "groups", place], column)
+    rates = FAIRNESS_RATES.get(model.task.name, ())
+    if gate.metric not in rates:
+        raise model.error_at(
+            [*path, "metric"],
+            expected=f"one of {listed(rates)} for the task {model.task.name}" if rates else "a task with such rates",
+            found=f"'{gate.metric}'",
+            fix="Correct the metric." if rates else "Remove the gate: only binary and regression tasks have it.",
+        )
 
 
 def _validate_metric(model: ModelDeclaration, path: Path, metric: str, *, intervals: bool) -> None:

@@ -520,6 +520,25 @@ def test_realised_metrics_are_shown_in_each_declared_slice(platform: PlatformFix
     assert all(0 < row["log_loss"] < 10 for row in table)
 
 
+def test_groups_of_a_fairness_gate_are_compared_on_realised_outcomes(platform: PlatformFixture) -> None:
+    gate = {"type": "fairness", "groups": ["place"], "metric": "selection_rate", "maximum_difference": 0.9}
+    model = bound(gates=[{"type": "leak"}, {**gate, "minimum_support": 5}], evaluation={"bootstrap": {"unit": "hour"}})
+    predict_and_land(platform, model)
+    platform.materialize(monitoring.outcomes(model))
+    shown, checks = platform.materialize(monitoring.performance(model))
+    rows = platform.lake.scan("models/legs/predictions").collect()
+    by_place = rows.with_columns(place=pl.col("request").str.json_path_match("$.place")).group_by("place")
+    expected = by_place.agg(pl.len(), pl.col("label").mean()).sort("place").rows()
+    table = [each.data for each in shown["by_group"].records]
+    assert [(row["group"], row["rows"], pytest.approx(row["rate"])) for row in table] == [
+        (f"place={place}", count, share) for place, count, share in expected
+    ]
+    assert checks["fairness"].passed
+    assert "selection_rate: none of 2 groups is beyond the limit." in str(checks["fairness"].description)
+    without = monitoring.performance(bound())
+    assert "fairness" not in {spec.name for spec in without.check_specs}
+
+
 def test_loss_of_each_due_day_is_added_to_the_test_of_the_champion_once(platform: PlatformFixture) -> None:
     model = bound(retraining={"policy": {"loss": {"tolerance": 0.05}}})
     champion(platform, 1, "2013-03", 0.8, log_loss=0.3, log_loss_low=0.25, log_loss_high=0.35)

@@ -187,6 +187,19 @@ def quantiles(task: str) -> list[tuple[str, str]]:
             id="gated slice of persons",
         ),
         pytest.param(
+            [gate("type: fairness, groups: [desk, dsk], maximum_difference: 0.1")],
+            "gates.3.groups.1",
+            "Did you mean 'desk'?",
+            id="group of a fairness gate",
+        ),
+        pytest.param(
+            [gate("type: fairness, groups: [desk], metric: mean_error, maximum_difference: 0.1")],
+            "gates.3.metric",
+            "expected one of 'selection_rate', 'true_positive_rate', 'false_positive_rate' for the task binary, "
+            "found 'mean_error'",
+            id="rate of another task",
+        ),
+        pytest.param(
             [(DESK_FIELD, f"{DESK_FIELD[:-1]}, pii: drop}}")],
             "request.0.pii",
             "expected a logged value of 'desk', which identifies an example: outcomes join by it, found 'drop'. "
@@ -449,9 +462,10 @@ def test_invalid_scorer_is_rejected_with_the_line_of_its_trainer(
         # The declaration says that beating the base rate is enough.
         [(FEATURES, ""), evaluation("slices: [desk]"), (BASELINE, "- {type: baseline, required: [base_rate]}")],
         [gate("type: slices, columns: [desk]"), evaluation("primary_metric: auc, bootstrap: {unit: desk}")],
+        [gate("type: fairness, groups: [desk], minimum_ratio: 0.8, metric: selection_rate")],
         [gate("type: 'shop.own:Gated', limit: 0.4"), OWN_METRIC, (METRIC_LIMIT, METRIC_LIMIT.replace("auc", "cost"))],
     ],
-    ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices", "own classes"],
+    ids=["as scaffolded", "own trainer", "regression", "base rate alone", "slices", "fairness", "own classes"],
 )
 def test_valid_declaration_loads(project: Callable[..., Path], changes: list[tuple[str, str]]) -> None:
     definitions = load(project(*changes))
