@@ -1,9 +1,9 @@
 """The recorded verdicts on the candidates of a model, as `ml-platform status`, `history` and `demo` show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_platform.registry.audit import AuditLog
@@ -48,11 +48,16 @@ def verdict_entries(audit: "AuditLog", model: str) -> list[VerdictEntry]:
     return [_entry(audit, each) for each in verdicts_on_model(audit, model)]
 
 
+def reasons_of(content: Mapping[str, Any]) -> list[str]:
+    """Return the reasons of the stored verdict ``content`` as sentences."""
+    passed = content["decision"] == "PROMOTE"
+    return [f"All {len(content['gates'])} gates passed."] if passed else list(content["reasons"])
+
+
 def _entry(audit: "AuditLog", stored: "StoredVerdict") -> VerdictEntry:
     from ml_platform.evaluation.look import data_length
 
     record, content = audit.record(stored.sequence), stored.content
-    passed = content["decision"] == "PROMOTE"
     days = content.get("days_needed")
     return VerdictEntry(
         at=record.at,
@@ -60,7 +65,7 @@ def _entry(audit: "AuditLog", stored: "StoredVerdict") -> VerdictEntry:
         version=record.facts.get("version"),
         partition=content["partition"],
         decided_by=record.actor,
-        reasons=[f"All {len(content['gates'])} gates passed."] if passed else list(content["reasons"]),
+        reasons=reasons_of(content),
         labels_needed=content["labels_needed"],
         data_needed=None if days is None else data_length(days),
     )

@@ -5,11 +5,12 @@ model.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 
 from ml_platform.console.costs import CostReport
+from ml_platform.console.verdicts import reasons_of
 from ml_platform.monitoring.drift_history import DriftSummary, drift_history
 from ml_platform.monitoring.performance import ExpectedInterval, PerformanceReport, Period
 from ml_platform.monitoring.performance_periods import last_periods
@@ -25,7 +26,13 @@ from ml_platform.registry.champion_history import (
     read_champion_record,
 )
 from ml_platform.registry.promotion import CHALLENGER_KIND
-from ml_platform.registry.verdict_record import VERDICT_KIND, JudgedPartition, last_judged
+from ml_platform.registry.verdict_record import (
+    VERDICT_KIND,
+    JudgedPartition,
+    PromotionError,
+    last_judged,
+    stored_verdict,
+)
 from ml_platform.serving.desired_state import DesiredState
 from ml_platform.serving.rollout import ROLLOUT_KIND, Rollout, read_rollout
 
@@ -226,12 +233,24 @@ def interval_metrics(metrics: Mapping[str, float]) -> list[str]:
 
 
 def last_decisions(audit: AuditLog, limit: int, model: str | None = None) -> list[Decision]:
-    """Return the last ``limit`` records, or the last decisions about ``model``, latest first."""
+    """Return the last ``limit`` records, or the last decisions about ``model``, latest first, with their reasons."""
     if model is None:
-        return [decision_of(record) for record in islice(audit.newest_first(), limit)]
+        return [_with_reasons(audit, record) for record in islice(audit.newest_first(), limit)]
     # Kind by kind, as the index of the log has them.
     found = [record for kind in DECISION_KINDS for record in islice(audit.newest_first(kind, model), limit)]
-    return [decision_of(record) for record in sorted(found, key=lambda record: -record.sequence)[:limit]]
+    return [_with_reasons(audit, record) for record in sorted(found, key=lambda record: -record.sequence)[:limit]]
+
+
+def _with_reasons(audit: AuditLog, record: AuditRecord) -> Decision:
+    """Return the decision of ``record``; the reasons of a verdict are in its own table."""
+    decision = decision_of(record)
+    if record.kind != VERDICT_KIND or decision.reason:
+        return decision
+    try:
+        content = stored_verdict(audit.state, str(record.facts.get("digest", ""))).content
+    except PromotionError as error:
+        return replace(decision, reason=str(error))
+    return replace(decision, reason=" ".join(reasons_of(content)))
 
 
 def without_declaration(audit: AuditLog, declared: Collection[str], served: Collection[str]) -> list[str]:
