@@ -128,6 +128,7 @@ def _verdict(
         "candidate": value_digest([model, str(day)]),
         "champion": None,
         "decision": decision,
+        "reasons": ["gate_0: not above the margin with confidence.", "About 9,000 more labels would decide."],
         "gates": [{"name": f"gate_{at}", "passed": True, "reason": "x" * 200} for at in range(GATES)],
         "evidence": value_digest([model, str(day), "evidence"]),
     }

@@ -208,7 +208,7 @@ def test_home_page_shows_champion_quality_decisions_and_failures(used_site: Site
         "schedule m00_retrain",
         "no &lt;lake&gt;",
         "2026-01-02 03:04",
-        "by gates",
+        'gates passed.<div class="muted">by gates',
     ):
         assert text in page, text
     (answer,) = used_site.answers(("GET", "/"))
