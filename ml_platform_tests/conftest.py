@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -136,9 +137,9 @@ def postgres() -> Iterator[str]:
 Importable = Callable[..., None]
 
 
-@pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Importable]:
-    """A function that makes the named packages of a folder importable until the test ends: `importable(root, "shop")`.
+@contextmanager
+def importable_from() -> Iterator[Importable]:
+    """Yield a function that makes the named packages of a folder importable until the end: `make(root, "shop")`.
 
     Tests have packages of the same names in their own folders, so an imported one is forgotten before and after.
     """
@@ -148,14 +149,25 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Importable]:
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
 
-    def make_importable(root: Path, *names: str) -> None:
-        packages.update(names)
-        forget()
-        monkeypatch.syspath_prepend(root)
-        importlib.invalidate_caches()
+    with pytest.MonkeyPatch.context() as patch:
 
-    yield make_importable
-    forget()
+        def make_importable(root: Path, *names: str) -> None:
+            packages.update(names)
+            forget()
+            patch.syspath_prepend(root)
+            importlib.invalidate_caches()
+
+        try:
+            yield make_importable
+        finally:
+            forget()
+
+
+@pytest.fixture
+def importable() -> Iterator[Importable]:
+    """The function of :func:`importable_from`, until the test ends."""
+    with importable_from() as make_importable:
+        yield make_importable
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from ml_platform_tests.browser.approval_project import MODEL, make_two_versions, write_project
 from ml_platform_tests.browser.conftest import Site, own_variables, running_site, selected
 from ml_platform_tests.browser.page import Page
+from ml_platform_tests.conftest import importable_from
 from resources.home import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1200)]
@@ -24,8 +25,8 @@ def deciding_site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
     home = Home(root / "home")
     write_project(root)
     variables = own_variables(home)
-    with selected(home, variables), pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(root)
+    with selected(home, variables), importable_from() as make_importable:
+        make_importable(root, "shop")
         make_two_versions(home, root)
     with running_site(home, root, variables) as site:
         yield site

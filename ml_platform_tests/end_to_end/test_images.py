@@ -20,6 +20,7 @@ from ml_platform.serving.in_process import ServedModel
 from ml_platform.serving.request_contract import InvalidRequestError
 from ml_platform_tests.components.delivery_home import PlatformFixture, open_platform
 from ml_platform_tests.components.project_loading import PROJECT_FILE
+from ml_platform_tests.conftest import importable_from
 
 pytestmark = pytest.mark.slow
 
@@ -61,11 +62,11 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScanHome]:
     (root / "pyproject.toml").write_text(PROJECT_FILE)
     rows = photos()
     with (
-        pytest.MonkeyPatch.context() as patch,
+        importable_from() as make_importable,
         open_platform(root / ".ml_platform") as platform,
         dg.DagsterInstance.ephemeral() as instance,
     ):
-        patch.syspath_prepend(root)
+        make_importable(root, "shop")
         landing = platform.home.landing / "digits"
         landing.mkdir(parents=True)
         landed = rows.head(-HELD_OUT).with_columns(pl.col("image").bin.encode("base64"))

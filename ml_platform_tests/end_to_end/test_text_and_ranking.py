@@ -23,6 +23,7 @@ from ml_platform.registry.champion_history import current_champion
 from ml_platform.serving.processes import serve_temporarily
 from ml_platform_tests.components.delivery_home import open_platform
 from ml_platform_tests.components.project_loading import PROJECT_FILE
+from ml_platform_tests.conftest import importable_from
 from resources.home import Home
 from resources.state import open_state
 
@@ -83,11 +84,11 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchHome]:
     shutil.copytree(DOMAIN, root / "shop" / "search", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "pyproject.toml").write_text(PROJECT_FILE)
     with (
-        pytest.MonkeyPatch.context() as patch,
+        importable_from() as make_importable,
         open_platform(root / ".ml_platform") as platform,
         dg.DagsterInstance.ephemeral() as instance,
     ):
-        patch.syspath_prepend(root)
+        make_importable(root, "shop")
         landing = platform.home.landing / "results"
         landing.mkdir(parents=True)
         for month in MONTHS:

@@ -101,7 +101,13 @@ class RunningHost:
         """Wait until all services are ready."""
         for name, service in self.services.items():
             until(service.port_file.exists, START_SECONDS)
-            assert httpx.get(f"{self.url(name)}/readyz").text == "ready\n"
+            until(partial(self._is_ready, name), START_SECONDS)
+
+    def _is_ready(self, name: str) -> bool:
+        try:
+            return httpx.get(f"{self.url(name)}/readyz").text == "ready\n"
+        except httpx.TransportError:  # the socket of an earlier plan, which ends
+            return False
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.services[name].port_file.read_text()}"
