@@ -3,9 +3,8 @@
 from typing import Literal
 
 import numpy as np
-import polars as pl
 
-from ml_platform.errors import did_you_mean, listed
+from ml_platform.errors import listed
 from ml_platform.evaluation.evidence import CANDIDATE, Evidence
 from ml_platform.evaluation.fairness import (
     RATE_WORDS,
@@ -15,6 +14,7 @@ from ml_platform.evaluation.fairness import (
     labels_to_decide,
 )
 from ml_platform.evaluation.gate_result import GateResult, Numbers
+from ml_platform.evaluation.slices import slice_table
 from ml_platform.tasks.metrics import Array, EvaluationError
 
 FAIRNESS_RATES = {
@@ -42,15 +42,10 @@ class FairnessGate(FairnessSettings):
         It is undecided too when no column has two groups with enough rows. Raises :class:`EvaluationError` for a group
         column that the rows lack, and without the decision threshold of a rate of answers.
         """
-        table = pl.DataFrame() if evidence.slices is None else evidence.slices
-        for column in self.groups:
-            if column not in table.columns:
-                raise EvaluationError(
-                    f"Group '{column}' of the gate {self.name}",
-                    expected=f"one of {listed(table.columns)}",
-                    found="no such column among the evaluated rows",
-                    fix=f"Correct 'groups' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
-                )
+        table, *_ = (
+            slice_table(evidence, column, f"Group '{column}' of the gate {self.name}", "groups")
+            for column in self.groups
+        )
         result = compare_groups(evidence.label, self._answers(evidence), table, evidence.block, self, evidence.settings)
         proven, suspected, rates = result.proven, result.suspected, [each.rate for each in result.rates]
         numbers: Numbers = {"groups": len(rates), "proven": len(proven), "suspected": len(suspected)}

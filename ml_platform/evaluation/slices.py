@@ -125,18 +125,27 @@ def slice_rows(evidence: "Evidence", settings: SliceSettings) -> Iterator[tuple[
 
     Raises :class:`EvaluationError` for a column that the evaluated rows lack.
     """
-    table = pl.DataFrame() if evidence.slices is None else evidence.slices
     for column in settings.columns:
-        if column not in table.columns:
-            raise EvaluationError(
-                f"Slice column '{column}'",
-                expected=f"one of {listed(table.columns)}",
-                found="no such column among the evaluated rows",
-                fix=f"Correct 'columns' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
-            )
+        table = slice_table(evidence, column, f"Slice column '{column}'", "columns")
         slice_values = table[column].cast(pl.String).fill_null("null").to_numpy()
         for value in np.unique(slice_values):
             yield column, str(value), np.flatnonzero(slice_values == value)
+
+
+def slice_table(evidence: "Evidence", column: str, subject: str, setting: str) -> pl.DataFrame:
+    """Return the columns that define slices of the evaluated rows.
+
+    Raises :class:`EvaluationError` about ``subject``, named by ``setting`` of a gate, if ``column`` is none of them.
+    """
+    table = pl.DataFrame() if evidence.slices is None else evidence.slices
+    if column not in table.columns:
+        raise EvaluationError(
+            subject,
+            expected=f"one of {listed(table.columns)}",
+            found="no such column among the evaluated rows",
+            fix=f"Correct '{setting}' of the gate in the model's defs.yaml.{did_you_mean(column, table.columns)}",
+        )
+    return table
 
 
 def is_comparable(evidence: "Evidence", settings: SliceSettings, rows: npt.NDArray[np.int64]) -> bool:

@@ -39,9 +39,11 @@ def sources_of_parts(model: BoundModel, keys: Iterable[str], lake: Lake) -> dict
 
     Read them before the rows: what lands meanwhile then counts as not read.
     """
-    if not model.partitions.is_timed:
+    arrived = _arrived(model, lake).values() if model.partitions.is_timed else ()
+    if not arrived:
         return {}
-    return {key: _source_digests(model, key, lake) for key in keys if _not_arrived(model, key, lake)}
+    until = min(arrived)
+    return {key: _source_digests(model, key, lake) for key in keys if until < model.partitions.bounds(key)[1]}
 
 
 def record_parts(model: BoundModel, keys: Iterable[str], parts: Mapping[str, Any], lake: Lake) -> None:
