@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from ml_platform.state.store import StateStore
 from ml_platform_tests.command_line import run_command
+from ml_platform_tests.database_templates import copied_databases
 from resources.environment import COLLECTOR_THRESHOLDS, SETTINGS
 
 COMMAND = Path(sys.executable).parent / "ml-platform"
@@ -39,6 +40,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # As in the platform's own processes: the collector would take a seventh of the time of the tests.
 gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with copied_databases(tmp_path_factory.mktemp("templates")):
+        yield
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from ml_platform.evaluation.slices import holm, worst_slices
 from ml_platform.tasks.metrics import score
@@ -40,4 +41,5 @@ def test_holm_adjusts_each_p_value_by_the_hypotheses_that_are_left() -> None:
     expected = np.empty(25)
     expected[order] = [max(steps[: rank + 1]) for rank in range(25)]
     assert holm(p_values.tolist()) == pytest.approx(expected)
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([]) == []

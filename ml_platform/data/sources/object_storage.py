@@ -19,6 +19,9 @@ from ml_platform.data.sources.tabular_files import FileFormat
 if TYPE_CHECKING:
     import pyarrow.fs
 
+ATTEMPTS = 4
+"""Attempts of one request; sensors ask again at their next look, and steps are tried again by Dagster."""
+
 
 class ObjectStorageSource(FileFormat):
     """Objects of an S3 bucket, read where they are."""
@@ -61,7 +64,7 @@ class ObjectStorageSource(FileFormat):
             return self.read_files(paths, columns)
 
     def _filesystem(self) -> "pyarrow.fs.FileSystem":
-        return s3_filesystem(option_values(self.options))
+        return s3_filesystem(option_values(self.options), attempts=ATTEMPTS)
 
     def _objects(self, filesystem: "pyarrow.fs.FileSystem", part: Slice) -> "list[pyarrow.fs.FileInfo]":
         import pyarrow.fs
