@@ -19,11 +19,17 @@ from ml_platform.state.cursors import read_cursor, write_cursor
 WAIT_ENDED_KIND = "wait_ended"
 """Kind of the audit records that end the wait of a candidate without a verdict on it."""
 
+EXHAUSTED = "exhausted"
+"""Action of such a record when the last look did not decide."""
+
 KINDS = (CHAMPION_KIND, APPROVAL_KIND, VERDICT_KIND, WAIT_ENDED_KIND)
 """Kinds of the audit records that begin or end a wait."""
 
 WAITING_AREA = "waiting"
 """The cursor of a model is `waiting/<model>`."""
+
+MAXIMUM_SETTLED = 20
+"""Number of settled candidates that are kept: a correction that comes later changes no verdict by itself."""
 
 
 class ChampionFacts(BaseModel):
@@ -36,8 +42,12 @@ class ChampionFacts(BaseModel):
     content_digest: str
 
 
-class HoldVerdict(BaseModel):
-    """A verdict of HOLD that was the last one on its candidate; ``is_replaced``: its partition was judged again."""
+class LookVerdict(BaseModel):
+    """The last verdict on a candidate, with its last look.
+
+    ``is_replaced``: another candidate of its partition was judged since. ``is_corrected``: a later window that its
+    looks pool was judged again since, as after a correction of its rows.
+    """
 
     sequence: int
     partition: str
@@ -48,6 +58,7 @@ class HoldVerdict(BaseModel):
     look: dict[str, Any]
     labels_needed: int | None
     is_replaced: bool = False
+    is_corrected: bool = False
 
 
 class Rejection(BaseModel):
@@ -64,15 +75,17 @@ class OpenWaits(BaseModel):
 
     The digest of that record tells another log from this one.
 
-    ``holds`` and ``rejections`` are those since the last champion but one, oldest first: what was compared before
-    cannot wait for the current champion.
+    ``holds`` are the verdicts of HOLD. ``settled`` are the last ones that several looks ended: by REJECT, or because
+    the last look did not decide. These two and ``rejections`` are those since the last champion but one, oldest first:
+    what was compared before cannot wait for the current champion.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     sequence: int = 0
     digest: str = ""
     champion: ChampionFacts | None = None
-    holds: list[HoldVerdict] = []
+    holds: list[LookVerdict] = []
+    settled: list[LookVerdict] = []
     rejections: list[Rejection] = []
     is_stored: bool = Field(
         default=True, exclude=True, description="Whether the cursor has them; empty ones need none."
@@ -96,24 +109,40 @@ class OpenWaits(BaseModel):
         elif record.kind == VERDICT_KIND:
             self._add_verdict(record)
         elif record.kind == WAIT_ENDED_KIND:
-            self.holds = [each for each in self.holds if each.digest != facts["verdict"]]
+            ended = [each for each in self.holds if each.digest == facts["verdict"]]
+            self.holds = [each for each in self.holds if each not in ended]
+            self._settle(ended if facts["action"] == EXHAUSTED else [])
         self.sequence, self.digest, self.is_stored = record.sequence, record.digest, False
 
     def _add_champion(self, record: AuditRecord) -> None:
         since = 0 if self.champion is None else self.champion.sequence
         self.holds = [each for each in self.holds if each.sequence > since]
+        self.settled = [each for each in self.settled if each.sequence > since]
         self.rejections = [each for each in self.rejections if each.sequence > since]
         self.champion = ChampionFacts(sequence=record.sequence, **_selected(record, ChampionFacts))
 
     def _add_verdict(self, record: AuditRecord) -> None:
         facts = record.facts
         comparison = (facts["partition"], facts["candidate"], facts.get("champion"))
-        self.holds = [each for each in self.holds if (each.partition, each.candidate, each.champion) != comparison]
-        for each in self.holds:
+        self.holds, self.settled = (
+            [each for each in verdicts if (each.partition, each.candidate, each.champion) != comparison]
+            for verdicts in (self.holds, self.settled)
+        )
+        judged_afresh = "look" in facts and facts["look"]["number"] == 1
+        for each in (*self.holds, *self.settled):
             each.is_replaced = each.is_replaced or each.partition == facts["partition"]
+            each.is_corrected |= judged_afresh and facts["partition"] in each.look["windows"][1:]
         # Verdicts of earlier releases, and on models without windows of time, have no look.
-        if facts["decision"] == "HOLD" and "look" in facts:
-            self.holds.append(HoldVerdict(sequence=record.sequence, **_selected(record, HoldVerdict)))
+        if "look" not in facts:
+            return
+        verdict = LookVerdict(sequence=record.sequence, **_selected(record, LookVerdict))
+        if facts["decision"] == "HOLD":
+            self.holds.append(verdict)
+        elif facts["decision"] == "REJECT" and verdict.look["number"] > 1:
+            self._settle([verdict])
+
+    def _settle(self, verdicts: Iterable[LookVerdict]) -> None:
+        self.settled = [*self.settled, *verdicts][-MAXIMUM_SETTLED:]
 
     @property
     def champion_digest(self) -> str | None:
@@ -143,7 +172,7 @@ def _stored(audit: AuditLog, model: str) -> OpenWaits | None:
         value = read_cursor(audit.state, f"{WAITING_AREA}/{model}")
         return None if value is None else OpenWaits.model_validate(value)
     except ValidationError:
-        return None  # a later release wrote it; the log has everything
+        return None  # another release wrote it; the log has everything
 
 
 def _newer(audit: AuditLog, model: str, stored: OpenWaits) -> list[AuditRecord] | None:

@@ -10,8 +10,9 @@ from datetime import datetime
 
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.open_waits import (
+    EXHAUSTED,
     WAIT_ENDED_KIND,
-    HoldVerdict,
+    LookVerdict,
     OpenWaits,
     read_open_waits,
     write_open_waits,
@@ -20,7 +21,7 @@ from ml_platform.registry.open_waits import (
 
 @dataclass(frozen=True)
 class WaitingCandidate:
-    """A candidate on HOLD that is judged again when the next window closes.
+    """A candidate that is judged again: one on HOLD when the next window closes, another after a correction.
 
     ``candidate`` and ``champion`` (None: no champion) are content digests, ``partition`` is that of the candidate, and
     ``verdict`` is the digest of its last verdict. ``look`` counts the looks so far at ``windows``, which end at
@@ -50,10 +51,14 @@ class EndedWait:
 
 @dataclass(frozen=True)
 class Waits:
-    """The candidates that wait, the one with the latest verdict first, and the ends that were recorded."""
+    """The candidates that wait, the one with the latest verdict first, and the ends that were recorded.
+
+    ``corrected`` were settled by looks at windows of which one was judged again since, the latest verdict first.
+    """
 
     waiting: list[WaitingCandidate]
     ended: list[EndedWait]
+    corrected: list[WaitingCandidate]
 
 
 def waiting_candidates(audit: AuditLog, model: str, maximum_looks: int | None = None) -> list[WaitingCandidate]:
@@ -75,7 +80,7 @@ def end_waits(audit: AuditLog, model: str, maximum_looks: int, *, at: datetime) 
     waits = read_open_waits(audit, model)
     found = list(_on_hold(waits, model, maximum_looks))
     if waits.is_stored and all(end is None for _, end in found):
-        return Waits([waiting for waiting, _ in found], [])
+        return Waits([waiting for waiting, _ in found], [], list(_corrected(waits, model)))
     ended = []
     with audit.state.write():  # two processes must not both find the end unrecorded
         waits = read_open_waits(audit, model)
@@ -96,7 +101,7 @@ def end_waits(audit: AuditLog, model: str, maximum_looks: int, *, at: datetime) 
             waits.add(audit.append(WAIT_ENDED_KIND, actor="gates", at=at, facts=facts))
             ended.append(EndedWait(waiting, *end))
         write_open_waits(audit, model, waits)
-    return Waits([waiting for waiting, end in found if end is None], ended)
+    return Waits([waiting for waiting, end in found if end is None], ended, list(_corrected(waits, model)))
 
 
 def _on_hold(
@@ -117,9 +122,18 @@ def _on_hold(
             by = rejections[hold.evidence]
             yield waiting, ("rejected", f"Rejected by {by.by}: {by.reason}")
         elif maximum_looks is not None and waiting.look >= maximum_looks:
-            yield waiting, ("exhausted", f"Look {waiting.look} of at most {maximum_looks} did not decide.")
+            yield waiting, (EXHAUSTED, f"Look {waiting.look} of at most {maximum_looks} did not decide.")
         else:
             yield waiting, None
+
+
+def _corrected(waits: OpenWaits, model: str) -> Iterator[WaitingCandidate]:
+    """Yield each settled candidate with a corrected look that only its verdict keeps from the current champion."""
+    rejected = {each.evidence for each in waits.rejections}
+    for each in reversed(waits.settled):
+        is_current = each.champion == waits.champion_digest and each.candidate != waits.champion_digest
+        if each.is_corrected and is_current and not each.is_replaced and each.evidence not in rejected:
+            yield _waiting(each, model)
 
 
 def _superseded(waits: OpenWaits) -> str:
@@ -129,16 +143,16 @@ def _superseded(waits: OpenWaits) -> str:
     return f"The champion is now version {champion.version} of {champion.partition} ({champion.action})."
 
 
-def _waiting(hold: HoldVerdict, model: str) -> WaitingCandidate:
+def _waiting(verdict: LookVerdict, model: str) -> WaitingCandidate:
     return WaitingCandidate(
         model=model,
-        partition=hold.partition,
-        candidate=hold.candidate,
-        champion=hold.champion,
-        verdict=hold.digest,
-        look=hold.look["number"],
-        windows=tuple(hold.look["windows"]),
-        until=hold.look["until"],
-        rows=hold.look["pooled_rows"],
-        labels_needed=hold.labels_needed,
+        partition=verdict.partition,
+        candidate=verdict.candidate,
+        champion=verdict.champion,
+        verdict=verdict.digest,
+        look=verdict.look["number"],
+        windows=tuple(verdict.look["windows"]),
+        until=verdict.look["until"],
+        rows=verdict.look["pooled_rows"],
+        labels_needed=verdict.labels_needed,
     )

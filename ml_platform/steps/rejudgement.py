@@ -2,6 +2,7 @@
 
 A later look scores candidate and champion on the rows of one more window, and pools them with the stored evidence of
 the looks before. The baselines are those of the evaluation of that window, which has judged its own candidate first.
+A window whose rows were corrected since is scored again, so that the labels of a broken sensor decide nothing for good.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ml_platform.data.contract_record import broken_contracts
 from ml_platform.data.lake import PARTITION, Lake
 from ml_platform.errors import PlatformError, listed
 from ml_platform.evaluation.evidence import CANDIDATE, CHAMPION, Evidence, SystemChecks, UnscoredChampion
-from ml_platform.evaluation.look import LookWindow
+from ml_platform.evaluation.look import Look, LookWindow
 from ml_platform.evaluation.sequential import pool_windows, split_windows
 from ml_platform.evaluation.verdict import Verdict, parse_verdict
 from ml_platform.features.view import PREDICT_AT
@@ -46,7 +47,7 @@ class NotWaitingError(PlatformError):
 
 @dataclass(frozen=True)
 class NextWindow:
-    """The window that a look adds: its rows after those of the looks before, and the baselines on these rows."""
+    """The window of a look: its rows after those of the looks before, and the baselines on these rows."""
 
     window: LookWindow
     rows: pl.DataFrame
@@ -59,23 +60,25 @@ def judge_candidate(
     """Judge the best candidate of ``window`` and record the verdict.
 
     A candidate that waits is judged on its windows so far and the next one that closed. One that was judged on several
-    windows is judged on the same ones again. Every other candidate is evaluated on its own window. With
-    ``only_waiting``, raises :class:`NotWaitingError` instead of the last two. Raises otherwise as
-    :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
+    windows is judged on the same ones again, with the corrected rows of those that were corrected. Every other
+    candidate is evaluated on its own window, also one whose own window was corrected. With ``only_waiting``, raises
+    :class:`NotWaitingError` for a candidate that neither waits nor was judged on a window that was corrected. Raises
+    otherwise as :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
     """
-    waiting = end_waits(stores.audit, model.name, model.maximum_looks, at=now).waiting
+    waits = end_waits(stores.audit, model.name, model.maximum_looks, at=now)
     compared = compared_versions(model, window, stores)
     judged = judged_so_far(model, window, compared, stores)
-    waits = judged is not None and any(judged.digest == each.verdict for each in waiting)
-    later = next_window(model, judged, stores) if judged is not None and waits else None
-    if only_waiting and later is None:
+    is_waiting = judged is not None and any(judged.digest == each.verdict for each in waits.waiting)
+    is_corrected = judged is not None and any(judged.digest == each.verdict for each in waits.corrected)
+    later = next_window(model, judged, stores) if judged is not None and is_waiting else None
+    if only_waiting and later is None and not is_corrected:
         raise NotWaitingError(
             f"Candidate of '{model.name}', {window}",
             expected="a candidate on HOLD against the current champion, and a later window that was evaluated",
-            found="no such window" if waits else "a candidate that does not wait",
+            found="no such window" if is_waiting else "a candidate that does not wait",
             fix="Nothing is to do: the audit log has the reason. Materialize the evaluation by hand to start again.",
         )
-    if judged is not None and (later is not None or len(judged.looks) > 1):
+    if judged is not None and (later is not None or len(judged.looks) > 1) and _own_rows(model, judged, stores):
         result = _judge_pooled(model, compared, judged, later, stores, now)
     else:
         violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(window))
@@ -113,31 +116,67 @@ def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> N
     """
     last, changed = judged.looks[-1], []
     for key, digest in pending_windows(model, last.window, stores.state).items():
-        own = parse_verdict(stored_verdict(stores.state, digest).content)
-        rows = window_rows(model, key, stores.lake)
-        try:
-            evaluated = load_evidence(model, own, stores.home)
-        except PromotionError:
-            changed.append(key)  # its version was removed with its evidence
-            continue
-        evaluated = split_windows(evaluated, [look.rows for look in own.looks])[0] if own.looks else evaluated
-        if not _has_rows(evaluated, rows):
+        rows, own = window_rows(model, key, stores.lake), parse_verdict(stored_verdict(stores.state, digest).content)
+        evaluated = _evaluated_rows(model, own, rows, stores)
+        if evaluated is None:
             changed.append(key)
-            continue
-        is_new = rows[PREDICT_AT] >= datetime.fromisoformat(last.until)
-        if is_new.any():
-            new = rows.filter(is_new)
-            until = split_times(key, model.partitions, _split_of(model)).test_end.isoformat()
-            kept = _selected(evaluated, is_new.to_numpy())
-            return NextWindow(LookWindow(key, new.height, until), new, kept)
+        elif window := _rows_since(model, key, rows, evaluated, last.until):
+            return window
     if changed:
-        raise NotWaitingError(
-            f"Waiting candidate of '{model.name}', {judged.partition}",
-            expected=f"the rows on which {listed(changed)} was evaluated",
-            found="other rows in its training set, or no evidence",
-            fix=f"Materialize {model.name}/evaluation for {changed[-1]} again, or wait for the next window.",
-        )
+        raise _other_rows(model, judged, changed)
     return None
+
+
+def corrected_window(
+    model: BoundModel, judged: Verdict, look: Look, stored: Evidence, stores: PlatformStores
+) -> NextWindow | None:
+    """Return the window of a later ``look`` with its rows of now; None if they are those of its evidence ``stored``.
+
+    Raises :class:`NotWaitingError` when the window itself was not evaluated on these rows yet.
+    """
+    rows, since = window_rows(model, look.window, stores.lake), judged.looks[look.number - 2].until
+    if _has_rows(stored, rows.filter(pl.col(PREDICT_AT) >= datetime.fromisoformat(since))):
+        return None
+    own = latest_verdict_of(stores.audit, model.name, look.window)
+    evaluated = None if own is None else _evaluated_rows(model, parse_verdict(own.content), rows, stores)
+    if evaluated is None:
+        raise _other_rows(model, judged, [look.window])
+    return _rows_since(model, look.window, rows, evaluated, since)
+
+
+def _rows_since(model: BoundModel, key: str, rows: pl.DataFrame, evaluated: Evidence, since: str) -> NextWindow | None:
+    """Return the window ``key`` with those of its ``rows`` from the time ``since`` on; None without any."""
+    is_new = rows[PREDICT_AT] >= datetime.fromisoformat(since)
+    if not is_new.any():
+        return None
+    new = rows.filter(is_new)
+    until = split_times(key, model.partitions, _split_of(model)).test_end.isoformat()
+    return NextWindow(LookWindow(key, new.height, until), new, _selected(evaluated, is_new.to_numpy()))
+
+
+def _evaluated_rows(model: BoundModel, own: Verdict, rows: pl.DataFrame, stores: PlatformStores) -> Evidence | None:
+    """Return the evidence of the own window of the verdict ``own`` if it has ``rows``; None if others, or none."""
+    try:
+        evidence = load_evidence(model, own, stores.home)
+    except PromotionError:
+        return None  # its version was removed with its evidence
+    evidence = split_windows(evidence, [look.rows for look in own.looks])[0] if own.looks else evidence
+    return evidence if _has_rows(evidence, rows) else None
+
+
+def _own_rows(model: BoundModel, judged: Verdict, stores: PlatformStores) -> bool:
+    """Return whether the candidate of ``judged`` was judged on the rows that its own window has now."""
+    rows = window_rows(model, judged.looks[0].window, stores.lake)
+    return _evaluated_rows(model, judged, rows, stores) is not None
+
+
+def _other_rows(model: BoundModel, judged: Verdict, changed: list[str]) -> NotWaitingError:
+    return NotWaitingError(
+        f"Waiting candidate of '{model.name}', {judged.partition}",
+        expected=f"the rows on which {listed(changed)} was evaluated",
+        found="other rows in its training set, or no evidence",
+        fix=f"Materialize {model.name}/evaluation for {changed[-1]} again, or wait for the next window.",
+    )
 
 
 def window_rows(model: BoundModel, key: str, lake: Lake) -> pl.DataFrame:
@@ -163,11 +202,14 @@ def _judge_pooled(
     violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(at))
     checks = system_checks(model, compared.candidate, at, packaged, stores, violations)
     windows = _stored_windows(model, compared, judged, checks, stores)
+    looks = [
+        look.model_copy(update={"rows": len(each.label)}) for look, each in zip(judged.looks, windows, strict=True)
+    ]
     if later is None:
-        earlier, last = judged.looks[:-1], judged.looks[-1]
+        *earlier, last = looks
         window = LookWindow(last.window, last.rows, last.until)
     else:
-        earlier, window = judged.looks, later.window
+        earlier, window = looks, later.window
         windows.append(_window_evidence(model, compared, later, checks, stores))
     pooled = pool_windows(windows)
     metrics, metric_values = described(pooled)
@@ -188,19 +230,28 @@ def _judge_pooled(
 def _stored_windows(
     model: BoundModel, compared: ComparedVersions, judged: Verdict, checks: SystemChecks, stores: PlatformStores
 ) -> list[Evidence]:
-    """Return the evidence of each look of ``judged``, with what its table does not have."""
+    """Return the evidence of each look of ``judged``, with what its table does not have.
+
+    A later window whose rows were corrected since is scored again.
+    """
     windows = split_windows(load_evidence(model, judged, stores.home), [look.rows for look in judged.looks])
     newer = compared.champion is not None and has_newer_data(model, compared.candidate, compared.champion)
-    return [
-        replace(
-            evidence,
-            system_checks=checks,
-            candidate_is_newer=newer,
-            champion_fitted_on_rows=_champion_saw(model, compared, look.window),
-            unscored_champion=_unscored(model, compared, evidence, look.window),
+    found = []
+    for evidence, look in zip(windows, judged.looks, strict=True):
+        corrected = None if look.number == 1 else corrected_window(model, judged, look, evidence, stores)
+        if corrected is not None:
+            found.append(_window_evidence(model, compared, corrected, checks, stores))
+            continue
+        found.append(
+            replace(
+                evidence,
+                system_checks=checks,
+                candidate_is_newer=newer,
+                champion_fitted_on_rows=_champion_saw(model, compared, look.window),
+                unscored_champion=_unscored(model, compared, evidence, look.window),
+            )
         )
-        for evidence, look in zip(windows, judged.looks, strict=True)
-    ]
+    return found
 
 
 def _window_evidence(

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from ml_platform.components.materializations import MaterializationRecord, latest_materializations
+from ml_platform.components.sensor_interval import INTERVAL_VARIABLE
 from ml_platform_tests.polling import until
 from resources.home import Home
 from resources.orchestration import open_instance
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv(INTERVAL_VARIABLE, "5")  # the sensors of the domain look each minute
     monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
     return Home(tmp_path / "home")

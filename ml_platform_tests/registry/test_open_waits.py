@@ -199,11 +199,11 @@ def test_home_of_an_earlier_release_gets_the_cursor_at_its_first_look(audit: Aud
     assert (read_cursor(audit.state, CURSOR)["sequence"], len(expected.waiting)) == (head.sequence, 2)
 
 
-@pytest.mark.parametrize("changed", [{"digest": "0" * 64}, {"sequence": 999}, {"format": 2}])
+@pytest.mark.parametrize("changed", [{"digest": "0" * 64}, {"sequence": 999}, {"format": 1}, {"format": 3}])
 def test_cursor_that_does_not_match_the_log_is_filled_again(
     audit: AuditLog, changed: dict[Literal["digest", "sequence", "format"], Any]
 ) -> None:
-    """The log was restored from a copy, or a later release wrote the cursor."""
+    """The log was restored from a copy, or another release wrote the cursor."""
     judge(audit, "HOLD")
     expected = end_waits(audit, "late", 6, at=AT)
     stored = read_cursor(audit.state, CURSOR)

@@ -14,7 +14,7 @@ from ml_platform.evaluation.verdict import Verdict, build_verdict
 from ml_platform.registry.approvals import approve, reject
 from ml_platform.registry.audit import AuditLog
 from ml_platform.registry.champion_history import PROMOTE, RETIRE, current_champion
-from ml_platform.registry.open_waits import WAIT_ENDED_KIND
+from ml_platform.registry.open_waits import MAXIMUM_SETTLED, WAIT_ENDED_KIND
 from ml_platform.registry.promotion import append_champion_record
 from ml_platform.registry.verdict_record import judged_partitions, record_verdict
 from ml_platform.registry.waiting import end_waits, waiting_candidates
@@ -240,3 +240,49 @@ def test_verdict_without_looks_does_not_wait(audit: AuditLog, tmp_path: Path) ->
     log = AuditLog(StateStore.in_folder(tmp_path / "other"))
     record_verdict(log, verdict.model_dump(), {}, actor="gates", at=AT)
     assert waiting_candidates(log, "late") == []
+
+
+def corrected(audit: AuditLog, maximum_looks: int = 6) -> list[str]:
+    return [each.verdict for each in end_waits(audit, "late", maximum_looks, at=AT).corrected]
+
+
+def test_settled_candidate_is_due_when_a_window_that_settled_it_is_judged_afresh(audit: AuditLog) -> None:
+    judge(audit, "HOLD")
+    settled = judge(audit, "REJECT", ["2013-04", "2013-05"])
+    assert corrected(audit) == []
+    judge(audit, "HOLD", ["2013-06"], candidate=OTHER)  # another window
+    judge(audit, "HOLD", ["2013-05", "2013-06"], candidate=OTHER)  # a later look changes no row of its own window
+    assert corrected(audit) == []
+    judge(audit, "HOLD", ["2013-05"], candidate=OTHER)
+    assert corrected(audit) == [settled.digest]
+    judge(audit, "PROMOTE", ["2013-04", "2013-05"])  # judged again
+    assert corrected(audit) == []
+
+
+def test_candidate_whose_last_look_did_not_decide_is_due_after_a_correction(audit: AuditLog) -> None:
+    exhausted = judge(audit, "HOLD", ["2013-04", "2013-05"])
+    assert ends(audit, 2) == ["exhausted"]
+    judge(audit, "REJECT", ["2013-05"], candidate=OTHER)
+    assert corrected(audit, 2) == [exhausted.digest]
+
+
+@pytest.mark.parametrize("since", ["champion", "replaced", "rejected", "first look"])
+def test_settled_candidate_is_not_due_after(since: str, audit: AuditLog) -> None:
+    settled = judge(audit, "REJECT", ["2013-04"] if since == "first look" else ["2013-04", "2013-05"])
+    if since == "champion":
+        change_champion(audit, OTHER)
+    elif since == "replaced":
+        judge(audit, "HOLD", ["2013-04"], candidate=OTHER)
+    elif since == "rejected":
+        reject(audit, model="late", version=1, evidence=settled.evidence, by="Ada", reason="seen", at=AT)
+    judge(audit, "HOLD", ["2013-05"], candidate=OTHER)
+    assert corrected(audit) == []
+
+
+def test_only_the_last_settled_candidates_are_kept(audit: AuditLog) -> None:
+    names = [f"{number:064x}" for number in range(MAXIMUM_SETTLED + 2)]
+    years = [f"{1990 + number}-01" for number in range(len(names))]
+    for name, window in zip(names, years, strict=True):
+        judge(audit, "REJECT", [window, "2020-01"], candidate=name)
+    judge(audit, "HOLD", ["2020-01"], candidate=OTHER)
+    assert len(corrected(audit)) == MAXIMUM_SETTLED

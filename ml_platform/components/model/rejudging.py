@@ -1,4 +1,5 @@
-"""The sensor that has a candidate on HOLD judged again when a further window of its model was evaluated.
+"""The sensor that has a candidate judged again: on HOLD when a further window of its model was evaluated, and settled
+when a window that settled it was evaluated again, as after a correction of its rows.
 
 It is level-triggered: what waits follows from the recorded verdicts and champions. Each tick gives its reason.
 """
@@ -37,7 +38,8 @@ def waiting_candidates_sensor(model: ModelAssets) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{identifier(model.name)}_waiting_candidates",
         target=dg.AssetSelection.assets(*assets),
-        description=f"Judges candidates of {model.name} on HOLD again when a further window was evaluated.",
+        description=f"Judges candidates of {model.name} again: on HOLD when a further window was evaluated, and settled "
+        "ones when a window that settled them was evaluated again.",
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
@@ -69,7 +71,7 @@ def due_candidate(
     from ml_platform.registry.waiting import end_waits
 
     waits = end_waits(AuditLog(state), model.name, model.maximum_looks, at=now)
-    if not waits.waiting:
+    if not waits.waiting and not waits.corrected:
         over = [f" The wait of {each.waiting.partition} ended: {each.reason}" for each in waits.ended]
         return dg.SkipReason(f"No candidate of '{model.name}' waits on HOLD.{''.join(over)}")
     running = instance.get_runs(
@@ -78,11 +80,12 @@ def due_candidate(
     if running:
         return dg.SkipReason(f"Run {running[0].run_id} judges a candidate of '{model.name}' again.")
     reasons = []
-    for each in waits.waiting:
-        found = _run_key(instance, model, each, state, now)
-        if isinstance(found, str):
-            return each.partition, found
-        reasons.append(str(found.skip_message))
+    for waiting, run_key_of in ((waits.waiting, _run_key), (waits.corrected, _run_key_of_corrected)):
+        for each in waiting:
+            found = run_key_of(instance, model, each, state, now)
+            if isinstance(found, str):
+                return each.partition, found
+            reasons.append(str(found.skip_message))
     return dg.SkipReason(" ".join(reasons))
 
 
@@ -104,6 +107,20 @@ def _run_key(
         return dg.SkipReason(f"{subject} waits for the promotion of the candidate of {latest}, which passed.")
     run_key = f"{model.name}|waiting|{waiting.verdict[:12]}|{value_digest(windows)[:12]}"
     found = next_attempt(instance, run_key, now)
+    return found if isinstance(found, str) else dg.SkipReason(f"{subject} {found.skip_message}")
+
+
+def _run_key_of_corrected(
+    instance: dg.DagsterInstance, model: ModelAssets, settled: "WaitingCandidate", state: "StateStore", now: datetime
+) -> str | dg.SkipReason:
+    """Return the run key of the look that repeats the last one at ``settled``, or the reason why none is due."""
+    from ml_platform.steps.rejudgement import pending_windows
+
+    windows = pending_windows(model, settled.windows[0], state)
+    pooled = {key: digest for key, digest in windows.items() if key in settled.windows}
+    run_key = f"{model.name}|corrected|{settled.verdict[:12]}|{value_digest(pooled)[:12]}"
+    found = next_attempt(instance, run_key, now)
+    subject = f"The candidate of {settled.partition}, of whose windows one was evaluated again,"
     return found if isinstance(found, str) else dg.SkipReason(f"{subject} {found.skip_message}")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ml_platform.components.model import evaluation, model_card, promotion
 from ml_platform.components.model.model_assets import ModelAssets
-from ml_platform.components.model.rejudging import waiting_candidates_sensor
+from ml_platform.components.model.rejudging import due_candidate, waiting_candidates_sensor
 from ml_platform.data.contract_record import record_passed
 from ml_platform.evaluation.evidence import SystemChecks
 from ml_platform.evaluation.look import Look, LookWindow
@@ -21,7 +21,7 @@ from ml_platform.features.view import PREDICT_AT
 from ml_platform.registry.champion_history import current_champion
 from ml_platform.registry.open_waits import WAIT_ENDED_KIND
 from ml_platform.registry.verdict_record import VERDICT_KIND, stored_verdict
-from ml_platform.registry.waiting import waiting_candidates
+from ml_platform.registry.waiting import end_waits, waiting_candidates
 from ml_platform.steps.candidates import build_training_sets, read_training_set, split_of
 from ml_platform.steps.evaluation import collect_evidence, compared_versions, labels_per_day, record_evaluation
 from ml_platform.steps.promotion import promote_candidate
@@ -199,6 +199,40 @@ def test_equal_candidate_is_never_promoted_and_its_wait_ends_after_the_last_look
     assert [each.partition for each in waiting_candidates(platform.stores.audit, "equal")] == ["2013-07"]
     with pytest.raises(NotWaitingError, match="a candidate that does not wait"):
         judge_candidate(equal, "2013-06", platform.stores, now=NOW, only_waiting=True)
+
+
+def test_better_candidate_that_wrong_labels_rejected_is_judged_again_after_their_correction(
+    platform: PlatformFixture,
+) -> None:
+    weak, good = model(8, name="corrected"), model(14, name="corrected")
+    platform.with_rows("corrected", pl.col("label"), MONTHS[:4])
+    platform.with_rows("corrected", (1 - pl.col("label")).alias("label"), ("2013-05",))
+    evaluate(platform, weak, "2013-03")
+    promote_candidate(weak, "2013-03", platform.stores, decision=None, decided_by="gates", now=NOW)
+    first = evaluate(platform, good, "2013-04")
+    evaluate(platform, weak, "2013-05")
+    wrong = judge_candidate(good, "2013-04", platform.stores, now=NOW, only_waiting=True).verdict
+    assert (first.decision, wrong.decision) == ("HOLD", "REJECT")
+
+    platform.with_rows("corrected", pl.col("label"), ("2013-05",))
+    with pytest.raises(NotWaitingError, match="a candidate that does not wait"):
+        judge_candidate(good, "2013-04", platform.stores, now=NOW, only_waiting=True)
+    with pytest.raises(NotWaitingError, match=r"the rows on which '2013-05' was evaluated"):
+        judge_candidate(good, "2013-04", platform.stores, now=NOW)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert isinstance(due_candidate(instance, good, platform.lake.state, NOW), dg.SkipReason)
+        evaluate(platform, weak, "2013-05")
+        due = due_candidate(instance, good, platform.lake.state, NOW)
+    assert not isinstance(due, dg.SkipReason)
+    assert due[0] == "2013-04"
+
+    right = judge_candidate(good, "2013-04", platform.stores, now=NOW, only_waiting=True)
+
+    assert right.verdict.decision == "PROMOTE"
+    assert [(look.window, look.rows) for look in right.verdict.looks] == [("2013-04", 60), ("2013-05", 840)]
+    labels = pl.concat([window_rows(good, month, platform.lake)["label"] for month in ("2013-04", "2013-05")])
+    assert right.evidence.label.tolist() == labels.to_list()
+    assert end_waits(platform.stores.audit, "corrected", 6, at=NOW).corrected == []
 
 
 def test_window_whose_rows_changed_since_its_evaluation_is_named(platform: PlatformFixture) -> None:
