@@ -92,7 +92,8 @@ def build_verdict(
     needed = max(wanted, default=None) if decision == "HOLD" else None
     days = needed / labels_per_day if needed and labels_per_day else None
     if needed:
-        reasons.append(labels_needed_text(needed, days))
+        said = f" {labels_needed_text(needed, None)}"  # by its gate, which does not know the rate of labels
+        reasons = [*(each.replace(said, "") for each in reasons), labels_needed_text(needed, days)]
     if looks and decision == "HOLD":
         windows = windows_needed(needed, looks[-1].pooled_rows, len(looks))
         reasons.append(waiting_text(len(looks), maximum_looks, windows))

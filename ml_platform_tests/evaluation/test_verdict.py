@@ -61,6 +61,17 @@ def test_reasons_of_a_hold_say_how_long_the_labels_take_at_the_rate_so_far() -> 
     assert verdict(PASSED, WAITING).notes == ["About 12,000 more labels would decide."]
 
 
+def test_labels_that_a_gate_names_are_said_once() -> None:
+    gate = WAITING.model_copy(update={"reason": "near. About 12,000 more labels would decide."})
+    hold = verdict(gate, labels_per_day=15.0)
+    assert hold.reasons == [
+        "paired: near.",
+        "About 12,000 more labels would decide: about 27 months of data at today's rate.",
+    ]
+    assert hold.notes == hold.reasons[1:]
+    assert hold.gates[0].reason == gate.reason
+
+
 def test_verdict_of_a_release_without_the_time_is_read() -> None:
     old = {name: value for name, value in stored(verdict(PASSED, WAITING)).items() if name != "days_needed"}
     old["digest"] = value_digest({name: value for name, value in old.items() if name != "digest"})

@@ -38,8 +38,8 @@ def waiting_candidates_sensor(model: ModelAssets) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{identifier(model.name)}_waiting_candidates",
         target=dg.AssetSelection.assets(*assets),
-        description=f"Judges candidates of {model.name} again: on HOLD when a further window was evaluated, and settled "
-        "ones when a window that settled them was evaluated again.",
+        description=f"Judges candidates of {model.name} again: on HOLD when a further window was evaluated, and "
+        "settled ones when a window that settled them was evaluated again.",
         minimum_interval_seconds=sensor_seconds(60),
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
