@@ -55,10 +55,15 @@ class Declarations:
 
 @dataclass(frozen=True)
 class Attention:
-    """A state that a person should look at; ``model`` is empty for one of the data."""
+    """A state that a person should look at; ``model`` is empty for one of the data.
+
+    ``alert`` is the kind of the alert that says the same about ``subject``; None where there is no such kind.
+    """
 
     model: str
     text: str
+    alert: str | None
+    subject: str
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,15 @@ class HomeOverview:
 
     @property
     def attention(self) -> list[Attention]:
-        """The models and datasets in a state that a person should look at."""
-        found = [
-            Attention(model.name, text)
-            for models in self.models.values()
-            for model in models
-            for text in _attention_texts(model)
-        ]
-        return found + [
-            Attention("", f"dataset {name}: check {result.failed_check} failed on {result.partition or 'the table'}")
-            for name, result in self.data.items()
-            if result is not None and result.failed_check
-        ]
+        """The models and datasets in a state that a person should look at, without those of the open alerts."""
+        found = [each for models in self.models.values() for model in models for each in _attention_to(model)]
+        for name, result in self.data.items():
+            if result is not None and result.failed_check:
+                text = f"dataset {name}: check {result.failed_check} failed on {result.partition or 'the table'}"
+                subject = f"datasets/{name} {result.partition}".rstrip()
+                found.append(Attention("", text, "contract_check_failed", subject))
+        alerts = {each.key for each in self.alerts}
+        return [each for each in found if (each.alert, each.subject) not in alerts]
 
 
 class DeclarationSource(Protocol):
@@ -176,20 +178,20 @@ def known_model(audit: AuditLog, declared: Declarations, name: str) -> tuple[Dec
     return None if found is None else (found, served.get(name))
 
 
-def _attention_texts(model: ModelOverview) -> list[str]:
-    texts = []
+def _attention_to(model: ModelOverview) -> list[Attention]:
+    found: list[tuple[str | None, str]] = []
     if model.drift and model.drift[-1].decision == "alert":
-        texts.append(f"drift on {model.drift[-1].partition}. {model.drift[-1].reason}")
+        found.append(("drift", f"drift on {model.drift[-1].partition}. {model.drift[-1].reason}"))
     if (doubtful := model.doubtful) is not None:
         doubts = " ".join(each.text for each in doubtful.doubts)
-        texts.append(f"labels are missing in the period from {doubtful.start:%Y-%m-%d}. {doubts}")
+        found.append((None, f"labels are missing in the period from {doubtful.start:%Y-%m-%d}. {doubts}"))
     if model.retraining and model.retraining[0].state == "stopped":
-        texts.append(f"retraining on {model.retraining[0].window}. {model.retraining[0].training}")
-    if model.rollout is not None and model.rollout.outcome == "rolled_back":
-        texts.append(
-            f"the rollout of version {model.rollout.candidate.version} was rolled back. {model.rollout.reason}"
-        )
-    return texts
+        last = model.retraining[0]
+        found.append(("retraining_stopped", f"retraining on {last.window}. {last.training}"))
+    if (rollout := model.rollout) is not None and rollout.outcome == "rolled_back":
+        text = f"the rollout of version {rollout.candidate.version} was rolled back. {rollout.reason}"
+        found.append(("rollout_rolled_back", text))
+    return [Attention(model.name, text, alert, model.name) for alert, text in found]
 
 
 def known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:

@@ -27,6 +27,7 @@ from ml_platform.registry.audit import AuditLog
 from ml_platform.serving.desired_state import DesiredState, ServedVersion, swap_desired_state
 from ml_platform.state.schema import performance_periods
 from ml_platform.state.store import StateStore
+from ml_platform.steps.alert_sources import Declared, contract_alerts
 from ml_platform_tests.console.test_lineage import project
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -272,6 +273,16 @@ def test_failed_contract_needs_attention(site: Site, state_store: StateStore) ->
     site.declared = Declarations((), [DeclaredDataset("flights", "aviation")], {})
     record_failed(state_store, "flights", "2013-03", check="valid_values", landed_sha256=None)
     assert "dataset flights: check valid_values failed on 2013-03" in site.page("/")
+
+
+def test_open_alert_is_not_repeated_under_needs_attention(site: Site, state_store: StateStore) -> None:
+    site.declared = Declarations((), [DeclaredDataset("flights", "aviation")], {})
+    record_failed(state_store, "flights", "2013-03", check="valid_values", landed_sha256=None)
+    found = contract_alerts(state_store, Declared({}, {"flights": "aviation"}))
+    store_transitions(state_store, transitions([], found, {}, (), datetime.now(UTC)))
+    page = site.page("/")
+    assert "Needs attention" not in page
+    assert "A contract check failed: datasets/flights 2013-03" in page
 
 
 def test_pages_read_the_same_number_of_rows_after_a_longer_time(reports: Path, tmp_path: Path) -> None:
