@@ -61,9 +61,9 @@ def judge_candidate(
 
     A candidate that waits is judged on its windows so far and the next one that closed. One that was judged on several
     windows is judged on the same ones again, with the corrected rows of those that were corrected. Every other
-    candidate is evaluated on its own window, also one whose own window was corrected. With ``only_waiting``, raises
-    :class:`NotWaitingError` for a candidate that neither waits nor was judged on a window that was corrected. Raises
-    otherwise as :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
+    candidate is evaluated on its own window. With ``only_waiting``, raises :class:`NotWaitingError` for a candidate
+    that neither waits nor was judged on a window that was corrected. Raises otherwise as
+    :func:`~ml_platform.steps.evaluation.evaluate_candidate`.
     """
     waits = end_waits(stores.audit, model.name, model.maximum_looks, at=now)
     compared = compared_versions(model, window, stores)
@@ -78,7 +78,7 @@ def judge_candidate(
             found="no such window" if is_waiting else "a candidate that does not wait",
             fix="Nothing is to do: the audit log has the reason. Materialize the evaluation by hand to start again.",
         )
-    if judged is not None and (later is not None or len(judged.looks) > 1) and _own_rows(model, judged, stores):
+    if judged is not None and (later is not None or len(judged.looks) > 1):
         result = _judge_pooled(model, compared, judged, later, stores, now)
     else:
         violations = broken_contracts(stores.lake, model.source_datasets, model.reads_until(window))
@@ -123,25 +123,28 @@ def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> N
         elif window := _rows_since(model, key, rows, evaluated, last.until):
             return window
     if changed:
-        raise _other_rows(model, judged, changed)
+        raise NotWaitingError(
+            f"Waiting candidate of '{model.name}', {judged.partition}",
+            expected=f"the rows on which {listed(changed)} was evaluated",
+            found="other rows in its training set, or no evidence",
+            fix=f"Materialize {model.name}/evaluation for {changed[-1]} again, or wait for the next window.",
+        )
     return None
 
 
 def corrected_window(
     model: BoundModel, judged: Verdict, look: Look, stored: Evidence, stores: PlatformStores
 ) -> NextWindow | None:
-    """Return the window of a later ``look`` with its rows of now; None if they are those of its evidence ``stored``.
+    """Return the window of a later ``look`` with its corrected rows; None if they are those of its evidence ``stored``.
 
-    Raises :class:`NotWaitingError` when the window itself was not evaluated on these rows yet.
+    Rows on which the window itself was not evaluated yet do not count: late labels alone repeat no evaluation.
     """
     rows, since = window_rows(model, look.window, stores.lake), judged.looks[look.number - 2].until
     if _has_rows(stored, rows.filter(pl.col(PREDICT_AT) >= datetime.fromisoformat(since))):
         return None
     own = latest_verdict_of(stores.audit, model.name, look.window)
     evaluated = None if own is None else _evaluated_rows(model, parse_verdict(own.content), rows, stores)
-    if evaluated is None:
-        raise _other_rows(model, judged, [look.window])
-    return _rows_since(model, look.window, rows, evaluated, since)
+    return None if evaluated is None else _rows_since(model, look.window, rows, evaluated, since)
 
 
 def _rows_since(model: BoundModel, key: str, rows: pl.DataFrame, evaluated: Evidence, since: str) -> NextWindow | None:
@@ -162,21 +165,6 @@ def _evaluated_rows(model: BoundModel, own: Verdict, rows: pl.DataFrame, stores:
         return None  # its version was removed with its evidence
     evidence = split_windows(evidence, [look.rows for look in own.looks])[0] if own.looks else evidence
     return evidence if _has_rows(evidence, rows) else None
-
-
-def _own_rows(model: BoundModel, judged: Verdict, stores: PlatformStores) -> bool:
-    """Return whether the candidate of ``judged`` was judged on the rows that its own window has now."""
-    rows = window_rows(model, judged.looks[0].window, stores.lake)
-    return _evaluated_rows(model, judged, rows, stores) is not None
-
-
-def _other_rows(model: BoundModel, judged: Verdict, changed: list[str]) -> NotWaitingError:
-    return NotWaitingError(
-        f"Waiting candidate of '{model.name}', {judged.partition}",
-        expected=f"the rows on which {listed(changed)} was evaluated",
-        found="other rows in its training set, or no evidence",
-        fix=f"Materialize {model.name}/evaluation for {changed[-1]} again, or wait for the next window.",
-    )
 
 
 def window_rows(model: BoundModel, key: str, lake: Lake) -> pl.DataFrame:
