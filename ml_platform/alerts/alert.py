@@ -109,6 +109,11 @@ class StoredAlert:
         return f"{kind_of(self.kind).title}: {self.subject}"
 
 
+def contract_alert_key(dataset: str, partition: str) -> tuple[str, str]:
+    """Return kind and subject of the alert on a failed contract check; ``partition`` is empty for a whole table."""
+    return "contract_check_failed", f"datasets/{dataset} {partition}".rstrip()
+
+
 def kind_of(name: str) -> AlertKind:
     """Return the kind ``name``; one of a later or earlier release gets its name as title and the list of runbooks."""
     return KINDS.get(name) or AlertKind("warning", name.replace("_", " "), "index.md")

@@ -14,6 +14,7 @@ from ml_platform.evaluation.fairness import (
     labels_to_decide,
 )
 from ml_platform.evaluation.gate_result import GateResult, Numbers
+from ml_platform.evaluation.look import labels_needed_text
 from ml_platform.evaluation.slices import slice_table
 from ml_platform.tasks.metrics import Array, EvaluationError
 
@@ -56,7 +57,7 @@ class FairnessGate(FairnessSettings):
             name=self.name,
             passed=bool(result.differences) and not proven and not suspected,
             numbers=numbers,
-            reason=f"{self._reason(result)}{f' About {needed:,} more labels would decide.' if needed else ''}",
+            reason=f"{self._reason(result)}{f' {labels_needed_text(needed, None)}' if needed else ''}",
             undecided=bool(suspected or not result.differences) and not proven,
             labels_needed=needed,
         )

@@ -14,6 +14,7 @@ from ml_platform.evaluation.bootstrap import Bootstrap, Difference
 from ml_platform.evaluation.evidence import BASE_RATE, CANDIDATE, CHAMPION, Evidence
 from ml_platform.evaluation.fairness_gate import FairnessGate
 from ml_platform.evaluation.gate_result import GateResult, Numbers
+from ml_platform.evaluation.look import labels_needed_text
 from ml_platform.evaluation.own_features_gate import OWN_FEATURES, own_features_result
 from ml_platform.evaluation.own_gate import OwnGate
 from ml_platform.evaluation.plausibility import PlausibilityGate
@@ -386,7 +387,7 @@ def _too_few_cases(name: str, evidence: Evidence, resampled: Bootstrap) -> GateR
 
 
 def _labels_needed_note(labels: int | None) -> str:
-    return f" About {labels:,} more labels would decide." if labels else ""
+    return f" {labels_needed_text(labels, None)}" if labels else ""
 
 
 def _labels_to_exclude_note(labels: int | None, wanted: float) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from ml_platform.alerts.alert import Alert, Severity
+from ml_platform.alerts.alert import Alert, Severity, contract_alert_key
 from ml_platform.alerts.evaluation import AlertSource
 from ml_platform.monitoring.drift_history import drift_history
 from ml_platform.monitoring.retraining_records import last_training_decision
@@ -74,8 +74,7 @@ def contract_alerts(state: StateStore, declared: Declared) -> list[Alert]:
         rows = connection.execute(query).all()
     return [
         Alert(
-            kind="contract_check_failed",
-            subject=f"datasets/{row.dataset} {row.partition}".rstrip(),
+            *contract_alert_key(row.dataset, row.partition),
             what=f"Check '{row.failed_check}' failed. The rows that passed before stay published.",
             link=f"{stored_address('webserver')}/assets/datasets/{row.dataset}?view=checks",
             domain=declared.datasets[row.dataset],

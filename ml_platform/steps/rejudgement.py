@@ -46,7 +46,7 @@ class NotWaitingError(PlatformError):
 
 
 @dataclass(frozen=True)
-class NextWindow:
+class UnscoredWindow:
     """The window of a look: its rows after those of the looks before, and the baselines on these rows."""
 
     window: LookWindow
@@ -68,8 +68,8 @@ def judge_candidate(
     waits = end_waits(stores.audit, model.name, model.maximum_looks, at=now)
     compared = compared_versions(model, window, stores)
     judged = judged_so_far(model, window, compared, stores)
-    is_waiting = judged is not None and any(judged.digest == each.verdict for each in waits.waiting)
-    is_corrected = judged is not None and any(judged.digest == each.verdict for each in waits.corrected)
+    last = None if judged is None else judged.digest
+    is_waiting, is_corrected = (last in [each.verdict for each in found] for found in (waits.waiting, waits.corrected))
     later = next_window(model, judged, stores) if judged is not None and is_waiting else None
     if only_waiting and later is None and not is_corrected:
         raise NotWaitingError(
@@ -108,7 +108,7 @@ def pending_windows(model: BoundModel, last: str, state: StateStore) -> dict[str
     return {key: judged[key] for key in scheme.sort(later)}
 
 
-def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> NextWindow | None:
+def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> UnscoredWindow | None:
     """Return the first evaluated window after those of ``judged`` with new rows; None when none has closed.
 
     Only the rows of one window are read. A window whose rows have changed since its evaluation is passed over; raises
@@ -132,9 +132,9 @@ def next_window(model: BoundModel, judged: Verdict, stores: PlatformStores) -> N
     return None
 
 
-def corrected_window(
+def _corrected_window(
     model: BoundModel, judged: Verdict, look: Look, stored: Evidence, stores: PlatformStores
-) -> NextWindow | None:
+) -> UnscoredWindow | None:
     """Return the window of a later ``look`` with its corrected rows; None if they are those of its evidence ``stored``.
 
     Rows on which the window itself was not evaluated yet do not count: late labels alone repeat no evaluation.
@@ -147,14 +147,16 @@ def corrected_window(
     return None if evaluated is None else _rows_since(model, look.window, rows, evaluated, since)
 
 
-def _rows_since(model: BoundModel, key: str, rows: pl.DataFrame, evaluated: Evidence, since: str) -> NextWindow | None:
+def _rows_since(
+    model: BoundModel, key: str, rows: pl.DataFrame, evaluated: Evidence, since: str
+) -> UnscoredWindow | None:
     """Return the window ``key`` with those of its ``rows`` from the time ``since`` on; None without any."""
     is_new = rows[PREDICT_AT] >= datetime.fromisoformat(since)
     if not is_new.any():
         return None
     new = rows.filter(is_new)
     until = split_times(key, model.partitions, _split_of(model)).test_end.isoformat()
-    return NextWindow(LookWindow(key, new.height, until), new, _selected(evaluated, is_new.to_numpy()))
+    return UnscoredWindow(LookWindow(key, new.height, until), new, _selected(evaluated, is_new.to_numpy()))
 
 
 def _evaluated_rows(model: BoundModel, own: Verdict, rows: pl.DataFrame, stores: PlatformStores) -> Evidence | None:
@@ -180,7 +182,7 @@ def _judge_pooled(
     model: BoundModel,
     compared: ComparedVersions,
     judged: Verdict,
-    later: NextWindow | None,
+    later: UnscoredWindow | None,
     stores: PlatformStores,
     now: datetime,
 ) -> EvaluationResult:
@@ -226,7 +228,7 @@ def _stored_windows(
     newer = compared.champion is not None and has_newer_data(model, compared.candidate, compared.champion)
     found = []
     for evidence, look in zip(windows, judged.looks, strict=True):
-        corrected = None if look.number == 1 else corrected_window(model, judged, look, evidence, stores)
+        corrected = None if look.number == 1 else _corrected_window(model, judged, look, evidence, stores)
         if corrected is not None:
             found.append(_window_evidence(model, compared, corrected, checks, stores))
             continue
@@ -243,7 +245,7 @@ def _stored_windows(
 
 
 def _window_evidence(
-    model: BoundModel, compared: ComparedVersions, later: NextWindow, checks: SystemChecks, stores: PlatformStores
+    model: BoundModel, compared: ComparedVersions, later: UnscoredWindow, checks: SystemChecks, stores: PlatformStores
 ) -> Evidence:
     scores = score_versions(model, later.rows, compared, stores)
     evaluated = later.evaluated

@@ -1,7 +1,6 @@
 """Fixtures: a tracking store on SQLite, and small model directories."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +14,14 @@ from ml_platform.registry.tracking import Tracking
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with empty tables; a copy is faster than a new one, which takes seconds."""
+    """An MLflow database with empty tables, for servers; stores of this process make their own by a copy."""
     folder = tmp_path_factory.mktemp("mlflow")
     assert Tracking(f"sqlite:///{folder}/mlflow.db", folder / "artifacts").client
     return folder / "mlflow.db"
 
 
 @pytest.fixture
-def tracking(new_database: Path, tmp_path: Path) -> Tracking:
-    shutil.copy(new_database, tmp_path / "mlflow.db")
+def tracking(tmp_path: Path) -> Tracking:
     return Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts")
 
 

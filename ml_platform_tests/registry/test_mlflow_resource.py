@@ -22,11 +22,8 @@ def candidate(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> None
 
 
 @pytest.fixture
-def mlflow(new_database: Path, tmp_path: Path) -> MlflowResource:
-    home = Home(tmp_path)
-    home.mlflow.mkdir()
-    (home.mlflow / "mlflow.db").write_bytes(new_database.read_bytes())
-    return MlflowResource.for_home(home)
+def mlflow(tmp_path: Path) -> MlflowResource:
+    return MlflowResource.for_home(Home(tmp_path))
 
 
 def test_materialization_creates_a_run_with_its_tags(mlflow: MlflowResource) -> None:

@@ -105,9 +105,7 @@ def _run_key(
     own = stored_verdict(state, windows[latest]).content
     if own["decision"] == "PROMOTE" and own["champion"] == waiting.champion:
         return dg.SkipReason(f"{subject} waits for the promotion of the candidate of {latest}, which passed.")
-    run_key = f"{model.name}|waiting|{waiting.verdict[:12]}|{value_digest(windows)[:12]}"
-    found = next_attempt(instance, run_key, now)
-    return found if isinstance(found, str) else dg.SkipReason(f"{subject} {found.skip_message}")
+    return _attempt(instance, f"{model.name}|waiting|{waiting.verdict[:12]}", windows, now, subject)
 
 
 def _run_key_of_corrected(
@@ -118,9 +116,15 @@ def _run_key_of_corrected(
 
     windows = pending_windows(model, settled.windows[0], state)
     pooled = {key: digest for key, digest in windows.items() if key in settled.windows}
-    run_key = f"{model.name}|corrected|{settled.verdict[:12]}|{value_digest(pooled)[:12]}"
-    found = next_attempt(instance, run_key, now)
     subject = f"The candidate of {settled.partition}, of whose windows one was evaluated again,"
+    return _attempt(instance, f"{model.name}|corrected|{settled.verdict[:12]}", pooled, now, subject)
+
+
+def _attempt(
+    instance: dg.DagsterInstance, look: str, windows: dict[str, str], now: datetime, subject: str
+) -> str | dg.SkipReason:
+    """Return the run key of the next attempt at ``look`` at ``windows``, or the reason with its ``subject``."""
+    found = next_attempt(instance, f"{look}|{value_digest(windows)[:12]}", now)
     return found if isinstance(found, str) else dg.SkipReason(f"{subject} {found.skip_message}")
 
 

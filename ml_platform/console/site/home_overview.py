@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
-from ml_platform.alerts.alert import StoredAlert, worst_first
+from ml_platform.alerts.alert import StoredAlert, contract_alert_key, worst_first
 from ml_platform.alerts.records import open_alerts
 from ml_platform.console.lineage import NO_LINEAGE, ProjectLineage, declared_lineage
 from ml_platform.console.load_check import project_digest
@@ -57,13 +57,12 @@ class Declarations:
 class Attention:
     """A state that a person should look at; ``model`` is empty for one of the data.
 
-    ``alert`` is the kind of the alert that says the same about ``subject``; None where there is no such kind.
+    ``alert`` is the key of the alert that says the same; None where no kind of alert does.
     """
 
     model: str
     text: str
-    alert: str | None
-    subject: str
+    alert: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,9 @@ class HomeOverview:
         for name, result in self.data.items():
             if result is not None and result.failed_check:
                 text = f"dataset {name}: check {result.failed_check} failed on {result.partition or 'the table'}"
-                subject = f"datasets/{name} {result.partition}".rstrip()
-                found.append(Attention("", text, "contract_check_failed", subject))
+                found.append(Attention("", text, contract_alert_key(name, result.partition)))
         alerts = {each.key for each in self.alerts}
-        return [each for each in found if (each.alert, each.subject) not in alerts]
+        return [each for each in found if each.alert not in alerts]
 
 
 class DeclarationSource(Protocol):
@@ -191,7 +189,7 @@ def _attention_to(model: ModelOverview) -> list[Attention]:
     if (rollout := model.rollout) is not None and rollout.outcome == "rolled_back":
         text = f"the rollout of version {rollout.candidate.version} was rolled back. {rollout.reason}"
         found.append(("rollout_rolled_back", text))
-    return [Attention(model.name, text, alert, model.name) for alert, text in found]
+    return [Attention(model.name, text, None if kind is None else (kind, model.name)) for kind, text in found]
 
 
 def known_models(audit: AuditLog, declared: Declarations, served: Mapping[str, DesiredState]) -> list[DeclaredModel]:

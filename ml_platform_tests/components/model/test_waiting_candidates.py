@@ -58,8 +58,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformFixtu
         online = made.resources["online_store"].store()
         materialize(WEAK.stored_views[0], made.lake, online, list(MONTHS), WEAK.declared.partitions)
         build_training_sets(WEAK, MONTHS, made.lake)
-        evaluate(made, WEAK, "2013-03")
-        promote_candidate(WEAK, "2013-03", made.stores, decision=None, decided_by="gates", now=NOW)
+        make_champion(made, WEAK)
         yield made
 
 
@@ -73,6 +72,12 @@ def evaluate(platform: PlatformFixture, model: ModelAssets, month: str) -> Verdi
     scores = score_models(model, split, compared, stores)
     evidence = collect_evidence(model, split.test, compared, scores, checks)
     return record_evaluation(model, compared, evidence, {}, stores, NOW)
+
+
+def make_champion(platform: PlatformFixture, model: ModelAssets) -> None:
+    """Make the candidate of March the first champion of ``model``."""
+    evaluate(platform, model, "2013-03")
+    promote_candidate(model, "2013-03", platform.stores, decision=None, decided_by="gates", now=NOW)
 
 
 def tick(platform: PlatformFixture, instance: dg.DagsterInstance) -> dg.RunRequest | str:
@@ -183,8 +188,7 @@ def test_equal_candidate_is_never_promoted_and_its_wait_ends_after_the_last_look
     is_random = pl.col(PREDICT_AT) >= datetime(2013, 4, 1, tzinfo=UTC)
     random = (pl.int_range(pl.len()).shuffle(seed=1) % 3 == 0).cast(pl.Int8)
     platform.with_rows("equal", pl.when(is_random).then(random).otherwise("label").alias("label"), MONTHS)
-    evaluate(platform, equal, "2013-03")
-    promote_candidate(equal, "2013-03", platform.stores, decision=None, decided_by="gates", now=NOW)
+    make_champion(platform, equal)
 
     first = evaluate(platform, equal, "2013-06")
     evaluate(platform, equal, "2013-07")
@@ -207,8 +211,7 @@ def test_better_candidate_that_wrong_labels_rejected_is_judged_again_after_their
     weak, good = model(8, name="corrected"), model(14, name="corrected")
     platform.with_rows("corrected", pl.col("label"), MONTHS[:4])
     platform.with_rows("corrected", (1 - pl.col("label")).alias("label"), ("2013-05",))
-    evaluate(platform, weak, "2013-03")
-    promote_candidate(weak, "2013-03", platform.stores, decision=None, decided_by="gates", now=NOW)
+    make_champion(platform, weak)
     first = evaluate(platform, good, "2013-04")
     evaluate(platform, weak, "2013-05")
     wrong = judge_candidate(good, "2013-04", platform.stores, now=NOW, only_waiting=True).verdict
